@@ -50,8 +50,15 @@ pub enum MetadataValue {
     Bool(bool),
     /// A string.
     Text(String),
-    /// A short numeric array.
-    Numbers(Vec<f64>),
+    /// A short array, encoded as in the model file.
+    Array {
+        /// GGUF value type id of the elements.
+        element: u32,
+        /// Number of elements.
+        len: u64,
+        /// The elements, little-endian.
+        data: Bytes,
+    },
 }
 
 /// One tensor by content.
@@ -125,7 +132,11 @@ fn value_to_wire(value: &MetadataValue) -> wire::metadata_entry::Value {
         MetadataValue::F64(v) => Value::F64(*v),
         MetadataValue::Bool(v) => Value::Boolean(*v),
         MetadataValue::Text(v) => Value::Text(v.clone()),
-        MetadataValue::Numbers(v) => Value::Numbers(wire::Numbers { values: v.clone() }),
+        MetadataValue::Array { element, len, data } => Value::Array(wire::Array {
+            element: *element,
+            len: *len,
+            data: data.clone(),
+        }),
     }
 }
 
@@ -138,7 +149,11 @@ fn value_from_wire(value: wire::metadata_entry::Value) -> MetadataValue {
         Value::F64(v) => MetadataValue::F64(v),
         Value::Boolean(v) => MetadataValue::Bool(v),
         Value::Text(v) => MetadataValue::Text(v),
-        Value::Numbers(v) => MetadataValue::Numbers(v.values),
+        Value::Array(v) => MetadataValue::Array {
+            element: v.element,
+            len: v.len,
+            data: v.data,
+        },
     }
 }
 
