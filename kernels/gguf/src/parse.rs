@@ -250,7 +250,9 @@ impl DataSection {
     fn place(&self, tensors: &mut [TensorInfo<'_>]) -> Result<(), GgufError> {
         let mut expected = self.start;
         for tensor in tensors {
-            tensor.offset = self.start.saturating_add(tensor.offset);
+            // An offset so large that the sum would wrap is reported as it stands.
+            let absolute = self.start.checked_add(tensor.offset);
+            tensor.offset = absolute.ok_or_else(|| self.outside(tensor))?;
             expected = self.check(tensor, expected)?;
         }
         Ok(())
@@ -276,18 +278,22 @@ impl DataSection {
                 offset,
                 expected,
             }),
-            (None, _) => Err(GgufError::OutsideFile {
-                name: name(),
-                offset,
-                n_bytes,
-                file_bytes: self.file_bytes,
-            }),
+            (None, _) => Err(self.outside(tensor)),
             (_, std::cmp::Ordering::Greater) => Err(GgufError::Gap {
                 name: name(),
                 offset,
                 expected,
             }),
             (Some(end), std::cmp::Ordering::Equal) => Ok(align_up(end, self.alignment)),
+        }
+    }
+
+    fn outside(&self, tensor: &TensorInfo<'_>) -> GgufError {
+        GgufError::OutsideFile {
+            name: tensor.name.to_owned(),
+            offset: tensor.offset,
+            n_bytes: tensor.n_bytes,
+            file_bytes: self.file_bytes,
         }
     }
 }
