@@ -22,6 +22,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod array;
 mod cursor;
 mod error;
 pub mod limits;
@@ -36,6 +37,7 @@ mod tensor_type;
 mod value;
 mod write;
 
+pub use array::{Array, RawStr, StringArray};
 pub use error::GgufError;
 pub use mapped::Mapped;
 pub use metadata::Metadata;
@@ -45,5 +47,5 @@ pub use place::{TensorPlace, span_of};
 pub use shape::{Architecture, ModelShape, Rope, RopeScaling};
 pub use tensor::{Dims, TensorInfo};
 pub use tensor_type::TensorType;
-pub use value::{Array, RawStr, StringArray, Value, ValueType};
+pub use value::{Value, ValueType};
 pub use write::GgufWriter;

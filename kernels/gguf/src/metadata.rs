@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 
+use crate::array::{Array, StringArray};
 use crate::error::{GgufError, quoted};
-use crate::value::{Array, StringArray, Value};
+use crate::value::Value;
 
 /// All entries of a file's metadata, borrowed from its bytes.
 #[derive(Debug, Clone, Default)]

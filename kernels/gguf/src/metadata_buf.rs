@@ -5,11 +5,12 @@
 
 use std::collections::HashSet;
 
+use crate::array::Array;
 use crate::error::{GgufError, quoted};
 use crate::limits::{MAX_CARRIED_BYTES, MAX_KEY_BYTES, MAX_METADATA_ENTRIES, MAX_STRING_BYTES};
 use crate::metadata::Metadata;
 use crate::parse::check_key;
-use crate::value::{Array, Value, ValueType};
+use crate::value::{Value, ValueType};
 
 /// How many tokens the model has, for machines that do not get the token table. An entry of our own; no file has it.
 pub const N_VOCAB_KEY: &str = "potluck.n_vocab";
