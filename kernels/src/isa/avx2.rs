@@ -1,0 +1,2 @@
+//! The kernels of AVX2: for now the portable ones.
+pub(crate) use super::scalar::*;

@@ -1,0 +1,203 @@
+//! [`Kernels`]: the value that proves an instruction set is there, and the operations it gives.
+//!
+//! Shapes are checked here, once, with panics: a shape that does not fit is a bug in our own code. Which folder of `isa`
+//! computes is chosen per operation, never per row.
+#![allow(unsafe_code)]
+
+use half::f16;
+
+use crate::attention::{self, AttentionRun, AttentionSpec, BlockArgs};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::avx2;
+use crate::isa::{Isa, IsaError, scalar};
+use crate::matmul::{self, Panel, Product};
+use crate::pack::PackedMatrix;
+use crate::pool::Pool;
+use crate::rows::{ACT_WINDOW, QuantizedRows, Rows};
+
+/// The kernels of one instruction set. Exists only if this CPU has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernels {
+    isa: Isa,
+}
+
+/// Call a kernel of the folder of `self.isa`.
+macro_rules! dispatch {
+    ($isa:expr, $file:ident :: $kernel:ident ( $($argument:expr),* $(,)? )) => {
+        match $isa {
+            // SAFETY: a `Kernels` of this tier is made only by `new`, which has seen that the CPU has AVX2, FMA and F16C.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::$file::$kernel($($argument),*),
+            _ => scalar::$file::$kernel($($argument),*),
+        }
+    };
+}
+
+impl Kernels {
+    /// The kernels of `isa`, if this CPU has it.
+    pub fn new(isa: Isa) -> Result<Kernels, IsaError> {
+        if isa.is_available() {
+            Ok(Kernels { isa })
+        } else {
+            Err(IsaError::Unavailable { isa })
+        }
+    }
+
+    /// The kernels of the best instruction set of this CPU.
+    pub fn detect() -> Kernels {
+        Kernels { isa: Isa::detect() }
+    }
+
+    pub fn isa(self) -> Isa {
+        self.isa
+    }
+
+    /// Quantise `n_rows` rows of `k` activations into `out`, whose buffer is reused. `k` is a multiple of 32.
+    pub fn quantize_rows(
+        &self,
+        pool: &Pool,
+        x: &[f32],
+        n_rows: usize,
+        k: usize,
+        out: &mut QuantizedRows,
+    ) {
+        assert_eq!(x.len(), n_rows * k, "{n_rows} rows of {k} activations");
+        let blocks = out.reshape(n_rows, k);
+        pool.for_each_chunk(blocks, k / ACT_WINDOW, |row, blocks| {
+            let x = &x[row * k..(row + 1) * k];
+            dispatch!(self.isa, quantize::row(x, blocks));
+        });
+    }
+
+    /// `out = x w^T`: `out` is `(n_tokens, n_rows)`, n_tokens is taken from its length.
+    pub fn matmul(&self, pool: &Pool, w: &PackedMatrix, x: Rows<'_>, out: &mut [f32]) {
+        let (n_rows, len) = (w.n_rows(), out.len());
+        let n_tokens = len.checked_div(n_rows).unwrap_or(0);
+        assert_eq!(
+            len,
+            n_tokens * n_rows,
+            "out is whole tokens of {n_rows} outputs"
+        );
+        self.matmul_many(
+            pool,
+            x,
+            n_tokens,
+            &mut [Product {
+                w,
+                out,
+                out_stride: n_rows,
+            }],
+        );
+    }
+
+    /// Several products of the same input in one parallel loop: q, k and v, or gate and up.
+    pub fn matmul_many(
+        &self,
+        pool: &Pool,
+        x: Rows<'_>,
+        n_tokens: usize,
+        products: &mut [Product<'_>],
+    ) {
+        matmul::matmul_many(*self, pool, x, n_tokens, products);
+    }
+
+    /// `out = x / rms(x) * weight` for each row of `weight.len()` elements.
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        assert!(
+            !weight.is_empty() && x.len().is_multiple_of(weight.len()),
+            "{} of {}",
+            x.len(),
+            weight.len()
+        );
+        assert_eq!(x.len(), out.len(), "x and out have one shape");
+        dispatch!(self.isa, norm::rms_norm(x, weight, eps, out));
+    }
+
+    /// `x += y`.
+    pub fn add_assign(&self, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len(), "x and y have one shape");
+        dispatch!(self.isa, elementwise::add_assign(x, y));
+    }
+
+    /// `x *= factor`.
+    pub fn scale(&self, x: &mut [f32], factor: f32) {
+        dispatch!(self.isa, elementwise::scale(x, factor));
+    }
+
+    /// `x = cap * tanh(x / cap)`.
+    pub fn softcap(&self, x: &mut [f32], cap: f32) {
+        dispatch!(self.isa, elementwise::softcap(x, cap));
+    }
+
+    /// `out = silu(gate) * up`.
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(
+            gate.len() == up.len() && up.len() == out.len(),
+            "gate, up and out have one shape"
+        );
+        dispatch!(self.isa, elementwise::silu_mul(gate, up, out));
+    }
+
+    /// `out = gelu(gate) * up`, the tanh form of GELU.
+    pub fn gelu_tanh_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(
+            gate.len() == up.len() && up.len() == out.len(),
+            "gate, up and out have one shape"
+        );
+        dispatch!(self.isa, elementwise::gelu_tanh_mul(gate, up, out));
+    }
+
+    /// Rotate neighbouring pairs of each head: `x` is `(n_heads, head_dim)` of one token, `row` from a `RopeTable`.
+    pub fn rope_norm(&self, x: &mut [f32], head_dim: usize, row: &[f32]) {
+        check_rope(x, head_dim, row);
+        dispatch!(self.isa, rope::norm(x, head_dim, row));
+    }
+
+    /// Rotate pairs that lie half the rotary dimension apart: `x` is `(n_heads, head_dim)` of one token.
+    pub fn rope_neox(&self, x: &mut [f32], head_dim: usize, row: &[f32]) {
+        check_rope(x, head_dim, row);
+        dispatch!(self.isa, rope::neox(x, head_dim, row));
+    }
+
+    /// Attention of every run's queries over its own cache, one layer.
+    ///
+    /// # Panics
+    /// If shapes do not fit or a block that a query sees is missing.
+    pub fn attention(&self, pool: &Pool, spec: &AttentionSpec, runs: &mut [AttentionRun<'_>]) {
+        attention::attention(*self, pool, spec, runs);
+    }
+
+    pub(crate) fn panel(&self, panel: &Panel<'_>, out: &mut [f32]) {
+        dispatch!(self.isa, matmul::panel(panel, out));
+    }
+
+    pub(crate) fn attend_block(
+        &self,
+        args: &BlockArgs<'_>,
+        scores: &mut [f32],
+        states: &mut [f32],
+    ) {
+        dispatch!(self.isa, attention::attend_block(args, scores, states));
+    }
+
+    pub(crate) fn merge_state(&self, total: &mut [f32], part: &[f32]) {
+        dispatch!(self.isa, attention::merge_state(total, part));
+    }
+
+    pub(crate) fn widen_f16(&self, from: &[f16], to: &mut [f32]) {
+        dispatch!(self.isa, attention::widen_f16(from, to));
+    }
+}
+
+fn check_rope(x: &[f32], head_dim: usize, row: &[f32]) {
+    assert!(
+        head_dim > 0 && x.len().is_multiple_of(head_dim),
+        "{} elements of heads of {head_dim}",
+        x.len()
+    );
+    assert!(
+        row.len() <= head_dim && row.len().is_multiple_of(2),
+        "{} angles for heads of {head_dim}",
+        row.len()
+    );
+}

@@ -1,0 +1,122 @@
+//! The order of bytes in a packed tile, for every type in one table.
+//!
+//! A block of a tile is the eight rows' blocks cut into units and interleaved: unit 0 of each row, unit 1 of each row, …
+//! Units are the f16 scale, one byte of sub-scales, or four bytes of codes, so that a 32-byte load of codes holds the
+//! same four positions of k for eight rows, ready for a multiply-add of byte pairs. A nibble type's low and high
+//! nibbles hold k-groups a half block (or a window) apart, exactly as they do in a GGUF block, so unpacking is a shift
+//! and a mask. The fifth bits of Q5_0 and Q5_1 are the one thing that is not moved by bytes: see [`move_bits`].
+
+use super::TILE_ROWS;
+use crate::weight::WeightType;
+
+/// The largest block of any type (Q6_K).
+pub(crate) const MAX_BLOCK_BYTES: usize = 210;
+
+/// `count` units of `unit` bytes each, in the order of the GGUF block.
+struct Section {
+    unit: usize,
+    count: usize,
+    /// The four bytes of a unit are a mask of 32 fifth bits.
+    is_mask: bool,
+}
+
+const fn units(unit: usize, count: usize) -> Section {
+    Section {
+        unit,
+        count,
+        is_mask: false,
+    }
+}
+
+/// Two bytes of scale or minimum.
+const SCALE: Section = units(2, 1);
+/// 32 codes of one bit.
+const MASK: Section = Section {
+    unit: 4,
+    count: 1,
+    is_mask: true,
+};
+
+fn sections(ty: WeightType) -> &'static [Section] {
+    match ty {
+        WeightType::F32 => const { &[units(4, 1)] },
+        WeightType::F16 | WeightType::BF16 => const { &[units(2, 1)] },
+        WeightType::Q4_0 => const { &[SCALE, units(4, 4)] },
+        WeightType::Q4_1 => const { &[SCALE, SCALE, units(4, 4)] },
+        WeightType::Q5_0 => const { &[SCALE, MASK, units(4, 4)] },
+        WeightType::Q5_1 => const { &[SCALE, SCALE, MASK, units(4, 4)] },
+        WeightType::Q8_0 => const { &[SCALE, units(4, 8)] },
+        WeightType::Q4_K => const { &[SCALE, SCALE, units(1, 12), units(4, 32)] },
+        WeightType::Q5_K => const { &[SCALE, SCALE, units(1, 12), units(4, 8), units(4, 32)] },
+        WeightType::Q6_K => const { &[units(4, 32), units(4, 16), units(1, 16), SCALE] },
+    }
+}
+
+/// Interleave up to eight rows of GGUF bytes into a tile of zeros; rows that are missing stay zero.
+pub(super) fn interleave(ty: WeightType, rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
+    let block_bytes = ty.block_bytes();
+    for (row, row_bytes) in rows.chunks_exact(row_bytes).enumerate() {
+        let tile_blocks = tile.chunks_exact_mut(TILE_ROWS * block_bytes);
+        for (block, tile_block) in row_bytes.chunks_exact(block_bytes).zip(tile_blocks) {
+            insert_block(ty, block, row, tile_block);
+        }
+    }
+}
+
+/// Write one row's block into its places in a block of a tile.
+fn insert_block(ty: WeightType, block: &[u8], row: usize, tile_block: &mut [u8]) {
+    for_each_unit(ty, row, |section, at, place| {
+        let unit = &mut tile_block[place..place + section.unit];
+        copy_unit(&block[at..at + section.unit], unit);
+        if section.is_mask {
+            move_bits(unit, |g, b| (4 * g + b, 8 * b + g));
+        }
+    });
+}
+
+/// Read one row's block back from a block of a tile.
+pub(crate) fn extract_block(ty: WeightType, tile_block: &[u8], row: usize, block: &mut [u8]) {
+    for_each_unit(ty, row, |section, at, place| {
+        let unit = &mut block[at..at + section.unit];
+        copy_unit(&tile_block[place..place + section.unit], unit);
+        if section.is_mask {
+            move_bits(unit, |g, b| (8 * b + g, 4 * g + b));
+        }
+    });
+}
+
+/// Each unit of a block: its section, where it is in the GGUF block, and where row `row` has it in a block of a tile.
+#[inline]
+fn for_each_unit(ty: WeightType, row: usize, mut visit: impl FnMut(&Section, usize, usize)) {
+    let mut at = 0;
+    for section in sections(ty) {
+        for _ in 0..section.count {
+            visit(section, at, at * TILE_ROWS + row * section.unit);
+            at += section.unit;
+        }
+    }
+}
+
+/// A copy whose length the compiler sees.
+#[inline]
+fn copy_unit(from: &[u8], to: &mut [u8]) {
+    match from.len() {
+        4 => to[..4].copy_from_slice(&from[..4]),
+        2 => to[..2].copy_from_slice(&from[..2]),
+        _ => to.copy_from_slice(from),
+    }
+}
+
+/// Move the bits of a little-endian 32-bit mask: `path` gives from where and to where for each k-group g and byte b.
+/// Packed, bit `4 g + b` is bit g of byte b, so that the byte beside code 4 g + b of a load has its fifth bit at g.
+fn move_bits(mask: &mut [u8], path: impl Fn(usize, usize) -> (usize, usize)) {
+    let bits = mask
+        .iter()
+        .rev()
+        .fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
+    let mut moved = 0u32;
+    for (from, to) in (0..32).map(|i| path(i / 4, i % 4)) {
+        moved |= (bits >> from & 1) << to;
+    }
+    mask.copy_from_slice(&moved.to_le_bytes());
+}

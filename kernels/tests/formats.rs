@@ -1,0 +1,77 @@
+//! Packing loses nothing: a packed matrix gives back the bytes and the rows it was made from, for every type and shape.
+
+mod common;
+
+use common::{Rng, random_weights};
+use potluck_kernels::{PackedMatrix, Pool, ShapeError, WeightType, dequantize};
+
+#[test]
+fn unpack_gives_the_bytes_back() {
+    let mut rng = Rng::new(1);
+    for ty in WeightType::ALL {
+        let n_cols = 2 * ty.block_elements().max(32);
+        for n_rows in [1, 3, 7, 8, 9, 16, 31, 33, 200] {
+            let bytes = random_weights(&mut rng, ty, n_rows, n_cols);
+            let packed = PackedMatrix::pack(ty, n_rows, n_cols, &bytes).unwrap();
+            assert_eq!(packed.unpack(), bytes, "{} x {n_rows}", ty.name());
+            assert_eq!(
+                Some(packed.n_bytes()),
+                PackedMatrix::packed_bytes(ty, n_rows, n_cols)
+            );
+            assert_eq!(
+                packed.n_bytes(),
+                bytes.len() / n_rows * n_rows.next_multiple_of(8)
+            );
+            let parallel =
+                PackedMatrix::pack_on(&Pool::new(3), ty, n_rows, n_cols, &bytes).unwrap();
+            assert_eq!(parallel.unpack(), bytes);
+        }
+    }
+}
+
+#[test]
+fn a_looked_up_row_is_the_dequantised_row() {
+    let mut rng = Rng::new(2);
+    for ty in WeightType::ALL {
+        let (n_rows, n_cols) = (11, 2 * ty.block_elements().max(32));
+        let bytes = random_weights(&mut rng, ty, n_rows, n_cols);
+        let packed = PackedMatrix::pack(ty, n_rows, n_cols, &bytes).unwrap();
+        let mut expected = vec![0.0; n_rows * n_cols];
+        dequantize(ty, &bytes, &mut expected);
+        for (row, expected) in expected.chunks(n_cols).enumerate() {
+            let mut got = vec![0.0; n_cols];
+            packed.row_f32(row, &mut got);
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&got), bits(expected), "{} row {row}", ty.name());
+        }
+    }
+}
+
+#[test]
+fn shapes_that_cannot_be_are_refused() {
+    let pack = |n_rows, n_cols, len: usize| {
+        PackedMatrix::pack(WeightType::Q4_K, n_rows, n_cols, &vec![0; len]).err()
+    };
+    assert!(matches!(
+        pack(1, 576, 324),
+        Some(ShapeError::RaggedRow { n_cols: 576, .. })
+    ));
+    assert!(matches!(
+        pack(2, 256, 287),
+        Some(ShapeError::WrongLength {
+            expected: 288,
+            actual: 287,
+            ..
+        })
+    ));
+    assert!(matches!(
+        pack(usize::MAX, 256, 0),
+        Some(ShapeError::TooLarge { .. })
+    ));
+    assert!(matches!(
+        pack(1 << 50, usize::MAX / 256 * 256, 0),
+        Some(ShapeError::TooLarge { .. })
+    ));
+    assert_eq!(pack(0, 256, 0), None);
+    assert_eq!(pack(8, 0, 0), None);
+}
