@@ -123,6 +123,16 @@ pub struct RunResult {
 }
 
 impl Step {
+    /// A step of one run.
+    pub fn of_run(run: Run) -> Step {
+        Step {
+            id: StepId(0),
+            runs: vec![run],
+            release: Vec::new(),
+            stage_us: Vec::new(),
+        }
+    }
+
     /// Number of tokens over all runs.
     pub fn n_tokens(&self) -> usize {
         self.runs.iter().map(|run| run.tokens.len()).sum()

@@ -1,0 +1,113 @@
+//! `gemma3`: Gemma 3 text models.
+//!
+//! Norms before and after each block, each head of q and k normed on its own, GeGLU, and five in six layers that see only
+//! a sliding window and turn by a base of their own. <https://arxiv.org/abs/2503.19786>
+
+use std::ops::Range;
+
+use potluck_gguf::ModelShape;
+use potluck_kernels::{AttentionSpec, RopeTable};
+
+use super::rope;
+use crate::exec::{Exec, Gate, RopeStyle};
+use crate::linear::Linear;
+use crate::load::{LoadError, Loader};
+
+/// Layers of a span.
+pub(crate) struct Gemma3 {
+    layers: Vec<Layer>,
+    /// Angles of layers that see everything.
+    pub rope: RopeTable,
+    /// Angles of sliding layers.
+    pub rope_local: RopeTable,
+    attention: AttentionSpec,
+    window: Option<usize>,
+    eps: f32,
+}
+
+struct Layer {
+    is_sliding: bool,
+    attn_norm: Vec<f32>,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    q_norm: Vec<f32>,
+    k_norm: Vec<f32>,
+    attn_out: Linear,
+    post_attn_norm: Vec<f32>,
+    ffn_norm: Vec<f32>,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    post_ffn_norm: Vec<f32>,
+}
+
+impl Gemma3 {
+    pub fn load(
+        loader: &mut Loader<'_>,
+        shape: &ModelShape,
+        span: Range<u32>,
+    ) -> Result<Self, LoadError> {
+        Ok(Gemma3 {
+            layers: span
+                .map(|i| Layer::load(loader, shape, i))
+                .collect::<Result<_, _>>()?,
+            rope: rope::global_table(loader, shape)?,
+            rope_local: rope::local_table(shape),
+            attention: super::attention_spec(shape),
+            window: shape.sliding_window.map(|window| window as usize),
+            eps: shape.rms_eps,
+        })
+    }
+
+    pub fn apply(&self, index: usize, x: &mut [f32], exec: &mut Exec<'_>) {
+        let layer = &self.layers[index];
+        let (rope, window) = match layer.is_sliding {
+            true => (&self.rope_local, self.window),
+            false => (&self.rope, None),
+        };
+        exec.norm(x, &layer.attn_norm, self.eps);
+        exec.project_qkv(&layer.q, &layer.k, &layer.v);
+        exec.norm_heads(&layer.q_norm, &layer.k_norm, self.eps);
+        exec.rope(rope, RopeStyle::Neox);
+        exec.attend(
+            index,
+            &AttentionSpec {
+                window,
+                ..self.attention
+            },
+        );
+        exec.project_attention(&layer.attn_out);
+        exec.norm_output(&layer.post_attn_norm, self.eps);
+        exec.add_to(x);
+
+        exec.norm(x, &layer.ffn_norm, self.eps);
+        exec.feed_forward(Gate::GeluTanh, &layer.gate, &layer.up, &layer.down);
+        exec.norm_output(&layer.post_ffn_norm, self.eps);
+        exec.add_to(x);
+    }
+}
+
+impl Layer {
+    fn load(loader: &mut Loader<'_>, shape: &ModelShape, i: u32) -> Result<Layer, LoadError> {
+        let (d_model, d_ff, head_dim) = (shape.d_model, shape.d_ff, shape.head_dim);
+        let (q_width, kv_width) = (shape.n_heads * head_dim, shape.n_kv_heads * head_dim);
+        let name = |part: &str| format!("blk.{i}.{part}");
+        Ok(Layer {
+            is_sliding: shape.is_sliding(i),
+            attn_norm: loader.vector(&name("attn_norm.weight"), d_model)?,
+            q: Linear::load(loader, &name("attn_q"), q_width, d_model)?,
+            k: Linear::load(loader, &name("attn_k"), kv_width, d_model)?,
+            v: Linear::load(loader, &name("attn_v"), kv_width, d_model)?,
+            q_norm: loader.vector(&name("attn_q_norm.weight"), head_dim)?,
+            k_norm: loader.vector(&name("attn_k_norm.weight"), head_dim)?,
+            attn_out: Linear::load(loader, &name("attn_output"), d_model, q_width)?,
+            post_attn_norm: loader.vector(&name("post_attention_norm.weight"), d_model)?,
+            ffn_norm: loader.vector(&name("ffn_norm.weight"), d_model)?,
+            gate: Linear::load(loader, &name("ffn_gate"), d_ff, d_model)?,
+            up: Linear::load(loader, &name("ffn_up"), d_ff, d_model)?,
+            down: Linear::load(loader, &name("ffn_down"), d_model, d_ff)?,
+            post_ffn_norm: loader.vector(&name("post_ffw_norm.weight"), d_model)?,
+        })
+    }
+}

@@ -1,0 +1,486 @@
+//! A stage: a span of layers with its KV cache, and what one step does to it.
+//!
+//! One owner, no locks: the compute thread holds the stage and hands it one step after another. A step is idempotent: a run
+//! that was computed before is answered again from what was kept, a gap is refused with what the stage holds.
+
+mod admit;
+mod sequence;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use potluck_gguf::ModelShape;
+use potluck_kernels::{KV_BLOCK, Kernels, PackedMatrix, Pool};
+use potluck_proto::{Run, RunResult, SeqId, Step};
+
+use crate::arch::{self, Head, Layers};
+use crate::batch::Batch;
+use crate::exec::{Exec, Scratch, Widths};
+use crate::kv::{KvCache, KvShape, KvType};
+use crate::load::{LoadError, Loader, Precision, TensorSource};
+use crate::memory::{MemoryUse, StageLimits};
+use crate::sampling;
+use admit::Admission;
+use sequence::{LastOutput, Sequence};
+
+pub use admit::{Fault, RunFault};
+
+/// Which part of which model, and how much of it at once.
+#[derive(Debug, Clone)]
+pub struct StageConfig {
+    /// Shape of the whole model.
+    pub shape: ModelShape,
+    /// Layers of this stage.
+    pub span: Range<u32>,
+    /// What it promises to hold.
+    pub limits: StageLimits,
+    /// f32 weights, activations and KV cache: the path that the quantised one is measured against.
+    pub reference: bool,
+}
+
+/// What a step gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOutput {
+    /// Runs that were computed or repeated, in order.
+    pub runs: Vec<Run>,
+    /// Hidden states of those runs `(n_tokens, d_model)`; empty at the last stage.
+    pub hidden: Vec<f32>,
+    /// One for each of `runs`.
+    pub results: Vec<RunResult>,
+    /// Runs that could not be computed.
+    pub faults: Vec<RunFault>,
+}
+
+/// A span of layers, ready to run.
+pub struct Stage {
+    config: StageConfig,
+    kernels: Kernels,
+    pool: Pool,
+    memory: MemoryUse,
+    /// `(n_vocab, d_model)`, at the first stage.
+    embedding: Option<Arc<PackedMatrix>>,
+    layers: Layers,
+    /// At the last stage.
+    head: Option<Head>,
+    kv: KvCache,
+    sequences: HashMap<SeqId, Sequence>,
+    scratch: Scratch,
+    logits: Vec<f32>,
+    layers_done: Arc<AtomicU64>,
+}
+
+/// Everything of a span that comes from tensors.
+struct Weights {
+    embedding: Option<Arc<PackedMatrix>>,
+    layers: Layers,
+    head: Option<Head>,
+}
+
+impl Weights {
+    fn load(loader: &mut Loader<'_>, config: &StageConfig) -> Result<Weights, LoadError> {
+        let shape = &config.shape;
+        let embedding = match config.is_first() {
+            true => Some(Arc::new(loader.matrix(
+                "token_embd.weight",
+                shape.n_vocab,
+                shape.d_model,
+            )?)),
+            false => None,
+        };
+        let layers = Layers::load(loader, shape, config.span.clone())?;
+        let head = match config.is_last() {
+            true => Some(Head::load(loader, shape, embedding.as_ref())?),
+            false => None,
+        };
+        Ok(Weights {
+            embedding,
+            layers,
+            head,
+        })
+    }
+}
+
+impl StageConfig {
+    /// Whether this stage takes token ids.
+    pub fn is_first(&self) -> bool {
+        self.span.start == 0
+    }
+
+    /// Whether this stage samples.
+    pub fn is_last(&self) -> bool {
+        self.span.end == self.shape.n_layers
+    }
+
+    /// Exact bytes of the stage, from the tensor table alone. Checks every tensor on the way.
+    pub fn memory(&self, source: &dyn TensorSource) -> Result<MemoryUse, LoadError> {
+        self.check_span()?;
+        let mut loader = Loader::check(source, self.precision());
+        Weights::load(&mut loader, self)?;
+        let limits = &self.limits;
+        let rows = limits.max_step_tokens;
+        let d_model = self.shape.d_model as usize;
+        let kept = limits.max_sequences * rows * d_model * 4;
+        let logits = match self.is_last() {
+            true => limits.max_sequences * self.shape.n_vocab as usize * 4,
+            false => 0,
+        };
+        Ok(MemoryUse {
+            weights_bytes: loader.packed_bytes,
+            kv_bytes: self.kv_shape().n_bytes(),
+            scratch_bytes: self.widths().scratch_bytes(rows) + (kept + logits) as u64,
+        })
+    }
+
+    fn check_span(&self) -> Result<(), LoadError> {
+        let Range {
+            start: from,
+            end: to,
+        } = self.span;
+        let n_layers = self.shape.n_layers;
+        if from >= to || to > n_layers {
+            return Err(LoadError::BadSpan { from, to, n_layers });
+        }
+        if self.shape.value_dim != self.shape.head_dim {
+            let (key, value) = (self.shape.head_dim, self.shape.value_dim);
+            let why =
+                format!("keys of {key} and values of {value} elements a head are not supported");
+            return Err(LoadError::Unsupported(why));
+        }
+        Ok(())
+    }
+
+    fn precision(&self) -> Precision {
+        match self.reference {
+            true => Precision::Reference,
+            false => Precision::AsStored,
+        }
+    }
+
+    fn widths(&self) -> Widths {
+        let shape = &self.shape;
+        Widths {
+            d_model: shape.d_model as usize,
+            q: (shape.n_heads * shape.head_dim) as usize,
+            kv: (shape.n_kv_heads * shape.head_dim) as usize,
+            d_ff: shape.d_ff as usize,
+            head_dim: shape.head_dim as usize,
+        }
+    }
+
+    fn kv_shape(&self) -> KvShape {
+        let limits = &self.limits;
+        let window = self
+            .shape
+            .sliding_window
+            .map_or(usize::MAX, |window| window as usize);
+        let full_pages = limits.context_tokens.div_ceil(KV_BLOCK);
+        // A window that begins inside a page and a step that ends inside one need a page more each.
+        let sliding_pages = match self.shape.sliding_window {
+            Some(window) => (window as usize + limits.max_step_tokens).div_ceil(KV_BLOCK) + 1,
+            None => 0,
+        };
+        KvShape {
+            kv_type: if self.reference {
+                KvType::F32
+            } else {
+                KvType::F16
+            },
+            n_kv_heads: self.shape.n_kv_heads as usize,
+            head_dim: self.shape.head_dim as usize,
+            sliding: self
+                .span
+                .clone()
+                .map(|i| self.shape.is_sliding(i))
+                .collect(),
+            window,
+            max_full_pages: limits.max_sequences * full_pages,
+            max_sliding_pages: limits.max_sequences * sliding_pages.min(full_pages),
+        }
+    }
+}
+
+impl Stage {
+    /// Checks every tensor and the memory, then loads. `progress` is told the packed bytes so far and in all.
+    pub fn load(
+        config: StageConfig,
+        source: &dyn TensorSource,
+        kernels: Kernels,
+        pool: Pool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Stage, LoadError> {
+        let memory = config.memory(source)?;
+        memory.check(&config.limits)?;
+        let mut report = |done| progress(done, memory.weights_bytes);
+        let mut loader = Loader::load(source, config.precision(), &pool, &mut report);
+        let mut weights = Weights::load(&mut loader, &config)?;
+        weights
+            .layers
+            .ensure_positions(config.limits.context_tokens);
+        Ok(Stage {
+            kv: KvCache::new(config.kv_shape()),
+            config,
+            kernels,
+            pool,
+            memory,
+            embedding: weights.embedding,
+            layers: weights.layers,
+            head: weights.head,
+            sequences: HashMap::new(),
+            scratch: Scratch::default(),
+            logits: Vec::new(),
+            layers_done: Arc::default(),
+        })
+    }
+
+    /// What it was loaded with.
+    pub fn config(&self) -> &StageConfig {
+        &self.config
+    }
+
+    /// Bytes it takes.
+    pub fn memory(&self) -> MemoryUse {
+        self.memory
+    }
+
+    /// A counter that grows with every layer computed: proof of progress.
+    pub fn layers_done(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.layers_done)
+    }
+
+    /// Forgets every sequence; the weights stay.
+    pub fn reset(&mut self) {
+        for (_, sequence) in self.sequences.drain() {
+            self.kv.release(sequence.table);
+        }
+    }
+
+    /// Frees the KV of a sequence. Unknown ones are none to free.
+    pub fn release(&mut self, seq: SeqId) {
+        if let Some(sequence) = self.sequences.remove(&seq) {
+            self.kv.release(sequence.table);
+        }
+    }
+
+    /// Sequences held.
+    pub fn n_sequences(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Computes a step. `input` is `(n_tokens, d_model)` from the stage before, empty at the first stage.
+    pub fn step(&mut self, step: &Step, input: &[f32]) -> StepOutput {
+        let admissions = self.admit(step);
+        let (batch, mut x) = self.gather(step, &admissions, input);
+        self.forward(step, &admissions, &batch, &mut x);
+        let output = self.finish(step, admissions, &batch, &x);
+        step.release.iter().for_each(|seq| self.release(*seq));
+        output
+    }
+
+    /// Logits of every position of `tokens`, `n_vocab` each, handed to `take` a few rows at a time. For evaluation, on a
+    /// stage that holds the whole model.
+    pub fn each_logits(
+        &mut self,
+        tokens: &[u32],
+        mut take: impl FnMut(&[f32]),
+    ) -> Result<(), Vec<RunFault>> {
+        const ROWS: usize = 32;
+        let d_model = self.config.shape.d_model as usize;
+        let n_vocab = self.config.shape.n_vocab as usize;
+        let seq = SeqId(u64::MAX);
+        for (index, chunk) in tokens
+            .chunks(self.config.limits.max_step_tokens)
+            .enumerate()
+        {
+            let pos = (index * self.config.limits.max_step_tokens) as u32;
+            let step = Step::of_run(Run {
+                seq,
+                pos,
+                tokens: chunk.to_vec(),
+                rollback: false,
+                sampling: None,
+            });
+            let admissions = self.admit(&step);
+            let (batch, mut x) = self.gather(&step, &admissions, &[]);
+            self.forward(&step, &admissions, &batch, &mut x);
+            for rows in x.chunks(ROWS * d_model) {
+                if let Some(head) = &mut self.head {
+                    head.logits(self.kernels, &self.pool, rows, &mut self.logits);
+                    self.logits.chunks_exact(n_vocab).for_each(&mut take);
+                }
+            }
+            let faults = self.finish(&step, admissions, &batch, &x).faults;
+            if !faults.is_empty() {
+                return Err(faults);
+            }
+        }
+        self.release(seq);
+        Ok(())
+    }
+
+    /// The rows to compute: embeddings at the first stage, the rows that arrived elsewhere.
+    fn gather(&self, step: &Step, admissions: &[Admission], input: &[f32]) -> (Batch, Vec<f32>) {
+        let d_model = self.config.shape.d_model as usize;
+        let mut batch = Batch::default();
+        let mut x = Vec::with_capacity(step.n_tokens() * d_model);
+        let mut row = 0;
+        for (run, admission) in step.runs.iter().zip(admissions) {
+            let rows = row..row + run.tokens.len();
+            row = rows.end;
+            if !matches!(admission, Admission::Compute) {
+                continue;
+            }
+            batch.push(batch.runs.len(), run.pos as usize, run.tokens.len());
+            match &self.embedding {
+                Some(embedding) => embed(embedding, &run.tokens, &mut x),
+                None => x.extend_from_slice(&input[rows.start * d_model..rows.end * d_model]),
+            }
+        }
+        if let (Some(_), Some(scale)) = (&self.embedding, arch::embedding_scale(&self.config.shape))
+        {
+            self.kernels.scale(&mut x, scale);
+        }
+        (batch, x)
+    }
+
+    /// All layers over all rows.
+    fn forward(&mut self, step: &Step, admissions: &[Admission], batch: &Batch, x: &mut [f32]) {
+        if batch.runs.is_empty() {
+            return;
+        }
+        let computed = step
+            .runs
+            .iter()
+            .zip(admissions)
+            .filter(|(_, a)| matches!(a, Admission::Compute));
+        let tables: Vec<_> = computed
+            .filter_map(|(run, _)| self.sequences.get(&run.seq))
+            .map(|s| &s.table)
+            .collect();
+        let mut exec = Exec {
+            kernels: self.kernels,
+            pool: &self.pool,
+            widths: self.config.widths(),
+            batch,
+            kv: &mut self.kv,
+            tables: &tables,
+            scratch: &mut self.scratch,
+        };
+        for index in 0..self.config.span.len() {
+            self.layers.apply(index, x, &mut exec);
+            self.layers_done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Samples, keeps what a repetition would ask for, and collects the output.
+    fn finish(
+        &mut self,
+        step: &Step,
+        admissions: Vec<Admission>,
+        batch: &Batch,
+        x: &[f32],
+    ) -> StepOutput {
+        let mut output = StepOutput {
+            runs: Vec::with_capacity(step.runs.len()),
+            hidden: Vec::new(),
+            results: Vec::with_capacity(step.runs.len()),
+            faults: Vec::new(),
+        };
+        let d_model = self.config.shape.d_model as usize;
+        let mut batch_runs = batch.runs.iter();
+        for (run, admission) in step.runs.iter().zip(admissions) {
+            let verdict = match admission {
+                Admission::Fault(fault) => Err(fault),
+                Admission::Repeat => Ok(()),
+                Admission::Compute => {
+                    let rows = batch_runs
+                        .next()
+                        .map_or(0..0, |batch_run| batch_run.rows.clone());
+                    self.keep(run, &x[rows.start * d_model..rows.end * d_model])
+                }
+            };
+            match verdict {
+                Ok(()) => self.emit(run, &mut output),
+                Err(fault) => output.faults.push(fault),
+            }
+        }
+        output
+    }
+
+    /// Takes the computed rows of a run into its sequence, and samples where asked.
+    fn keep(&mut self, run: &Run, rows: &[f32]) -> Result<(), RunFault> {
+        let d_model = self.config.shape.d_model as usize;
+        if !rows.iter().all(|value| value.is_finite()) {
+            let span = &self.config.span;
+            let why = format!(
+                "layers {}..{} gave values that are not finite",
+                span.start, span.end
+            );
+            return Err(self.fail(run, Fault::NotFinite, why));
+        }
+        let Some(sequence) = self.sequences.get_mut(&run.seq) else {
+            return Ok(());
+        };
+        sequence.tokens.extend_from_slice(&run.tokens);
+        self.kv
+            .drop_left_of_window(&mut sequence.table, sequence.tokens.len());
+        sequence.last = LastOutput {
+            n_tokens: run.tokens.len(),
+            hidden: Vec::new(),
+            token: None,
+        };
+        match (&mut self.head, &run.sampling) {
+            (None, _) => sequence.last.hidden.extend_from_slice(rows),
+            (Some(_), None) => {}
+            (Some(head), Some(params)) => {
+                let last_row = &rows[rows.len() - d_model..];
+                head.logits(self.kernels, &self.pool, last_row, &mut self.logits);
+                match sampling::sample(&mut self.logits, &sequence.tokens, params) {
+                    Ok(token) => sequence.last.token = Some(token),
+                    Err(sampling::NotFinite) => {
+                        return Err(self.fail(
+                            run,
+                            Fault::NotFinite,
+                            "the logits are not finite".into(),
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn emit(&self, run: &Run, output: &mut StepOutput) {
+        let Some(sequence) = self.sequences.get(&run.seq) else {
+            return;
+        };
+        output.hidden.extend_from_slice(&sequence.last.hidden);
+        output.results.push(RunResult {
+            seq: run.seq,
+            kv_len: sequence.tokens.len() as u32,
+            token: sequence.last.token,
+        });
+        output.runs.push(run.clone());
+    }
+
+    /// A sequence whose numbers are broken is forgotten: nothing computed from it is worth keeping.
+    fn fail(&mut self, run: &Run, fault: Fault, why: String) -> RunFault {
+        self.release(run.seq);
+        RunFault {
+            seq: run.seq,
+            fault,
+            kv_len: 0,
+            why,
+        }
+    }
+}
+
+fn embed(embedding: &PackedMatrix, tokens: &[u32], x: &mut Vec<f32>) {
+    let d_model = embedding.n_cols();
+    for token in tokens {
+        let from = x.len();
+        x.resize(from + d_model, 0.0);
+        embedding.row_f32(*token as usize, &mut x[from..]);
+    }
+}
