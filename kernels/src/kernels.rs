@@ -27,7 +27,7 @@ macro_rules! dispatch {
         match $isa {
             // SAFETY: a `Kernels` of this tier is made only by `new`, which has seen that the CPU has AVX2, FMA and F16C.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::$file::$kernel($($argument),*),
+            Isa::Avx2 => unsafe { avx2::$file::$kernel($($argument),*) },
             _ => scalar::$file::$kernel($($argument),*),
         }
     };
