@@ -1,2 +1,9 @@
 #![forbid(unsafe_code)]
+pub mod answer;
+pub mod dirs;
+pub mod engine;
+pub mod http;
+pub mod planner;
+pub mod size;
+pub mod store;
 pub mod text;

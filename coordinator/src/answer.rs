@@ -1,0 +1,182 @@
+//! Text-level answers: a chat or a text goes in, pieces of text come out.
+//!
+//! Joins what knows text (`text`: template, tokenizer, decoder, stop strings) with what knows sequences (`engine`: token ids
+//! in, token ids out). The HTTP API and the command line both stand on this; nothing here knows either of them. Start at
+//! [`Answerer::answer`]; `prompt` is the way in, `writer` and [`Answer`] the way out.
+
+mod error;
+mod prompt;
+mod stream;
+mod writer;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use potluck_proto::Sampling;
+use tokio::sync::Semaphore;
+
+use crate::engine::{EngineHandle, GenerateRequest};
+use crate::text::{ChatTemplate, Message, StopMatcher, Tokenizer};
+
+pub use error::AnswerError;
+pub use stream::Answer;
+pub use writer::Delta;
+
+/// Prompts that are rendered and encoded at the same time. It takes microseconds for usual prompts; more threads would only
+/// let a crowd of very long ones hold more memory at once.
+const MAX_PREPARING: usize = 4;
+
+/// A model as those who ask see it.
+pub struct ServedModel {
+    /// The name that requests use.
+    pub name: String,
+    pub tokenizer: Arc<Tokenizer>,
+    /// `None` for a base model, which continues text but does not chat.
+    pub template: Option<ChatTemplate>,
+    /// Positions that a prompt and its answer may take together.
+    pub context_tokens: u32,
+    /// Unix time in seconds at which the model was put up.
+    pub created: u64,
+}
+
+/// What an answer continues.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A chat, laid out by the model's template.
+    Chat(Vec<Message>),
+    /// Text as it stands.
+    Raw(String),
+}
+
+/// One question.
+#[derive(Debug, Clone)]
+pub struct AnswerRequest {
+    pub input: Input,
+    /// `None` lets the answer go on until the model ends it or the context is full.
+    pub max_tokens: Option<u32>,
+    /// `seed` and `index` in it are ignored.
+    pub sampling: Sampling,
+    /// The same seed gives the same answer; `None` draws one.
+    pub seed: Option<u64>,
+    /// Strings that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+}
+
+/// What happens on the way to the end of an answer.
+#[derive(Debug)]
+pub enum AnswerEvent {
+    /// Tokens of the prompt that have been computed, of how many.
+    Progress { done: u32, total: u32 },
+    /// The next piece of text.
+    Delta(Delta),
+    /// The end. All text came before.
+    Done(Done),
+    /// The end of an answer that could not be completed.
+    Failed(AnswerError),
+}
+
+/// The end of a complete answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Done {
+    pub finish: Finish,
+    pub timings: Timings,
+}
+
+/// Why an answer is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it, or a stop string came.
+    Stop,
+    /// `max_tokens` or the context is used up.
+    Length,
+}
+
+/// Token counts and how long they took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timings {
+    pub prompt_tokens: u32,
+    pub prompt_ms: f64,
+    pub predicted_tokens: u32,
+    /// From the first token of the answer to its last.
+    pub predicted_ms: f64,
+}
+
+impl Timings {
+    pub fn prompt_per_second(&self) -> f64 {
+        per_second(self.prompt_tokens, self.prompt_ms)
+    }
+
+    /// The first token comes out of the prompt's computation and costs no time of its own.
+    pub fn predicted_per_second(&self) -> f64 {
+        per_second(self.predicted_tokens.saturating_sub(1), self.predicted_ms)
+    }
+}
+
+fn per_second(tokens: u32, ms: f64) -> f64 {
+    if ms > 0.0 {
+        f64::from(tokens) / ms * 1000.0
+    } else {
+        0.0
+    }
+}
+
+/// Answers questions with one model on one engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Answerer {
+    model: Arc<ServedModel>,
+    engine: EngineHandle,
+    end_tokens: Arc<[u32]>,
+    preparing: Arc<Semaphore>,
+}
+
+impl Answerer {
+    pub fn new(model: ServedModel, engine: EngineHandle) -> Answerer {
+        Answerer {
+            end_tokens: model.tokenizer.end_tokens().into(),
+            model: Arc::new(model),
+            engine,
+            preparing: Arc::new(Semaphore::new(MAX_PREPARING)),
+        }
+    }
+
+    pub fn model(&self) -> &ServedModel {
+        &self.model
+    }
+
+    /// Asks. What is wrong with the request itself shows here; dropping the future or the [`Answer`] cancels.
+    pub async fn answer(&self, request: AnswerRequest) -> Result<Answer, AnswerError> {
+        let stops = StopMatcher::new(&request.stop)?;
+        let seed = request.seed.unwrap_or_else(random_u64);
+        let sampling = Sampling {
+            seed,
+            index: 0,
+            ..request.sampling
+        };
+        sampling.validate().map_err(AnswerError::Sampling)?;
+        let prompt = self.prepare(request.input).await?;
+        let n_prompt = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        let generation = self.engine.generate(GenerateRequest {
+            prompt,
+            max_tokens: request.max_tokens.unwrap_or(self.model.context_tokens),
+            sampling,
+            end_tokens: Arc::clone(&self.end_tokens),
+        });
+        let generation = generation.await?;
+        let writer = writer::AnswerWriter::new(Arc::clone(&self.model.tokenizer), stops);
+        Ok(Answer::new(generation, writer, n_prompt))
+    }
+
+    /// Renders and encodes on a thread that may compute for long.
+    async fn prepare(&self, input: Input) -> Result<Vec<u32>, AnswerError> {
+        let _permit = self.preparing.acquire().await.ok();
+        let model = Arc::clone(&self.model);
+        let prepared = tokio::task::spawn_blocking(move || prompt::tokens(&model, &input));
+        prepared.await.map_err(|_| AnswerError::PreparationFailed)?
+    }
+}
+
+/// A number that differs from call to call. The keys of the standard library's hash maps come from the system's randomness;
+/// that is enough for seeds and ids, which are no secrets.
+pub(crate) fn random_u64() -> u64 {
+    RandomState::new().hash_one(0u8)
+}

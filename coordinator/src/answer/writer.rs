@@ -1,0 +1,73 @@
+//! Turns the tokens of one answer into text that may be sent: nothing that is given out is ever taken back.
+
+use std::sync::Arc;
+
+use crate::text::{StopMatcher, StreamDecoder, Tokenizer};
+
+/// A piece of an answer: text, and the tokens that it took since the piece before. A token whose text is held back (half a
+/// character, what may become a stop string) is counted with the piece that brings it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delta {
+    pub text: String,
+    pub tokens: Vec<u32>,
+}
+
+/// What one token led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Its text is held back, or it has none.
+    Nothing,
+    Text(Delta),
+    /// A stop string is complete: the answer ends with this.
+    Stopped(Option<Delta>),
+}
+
+/// The text side of one answer.
+pub(super) struct AnswerWriter {
+    tokenizer: Arc<Tokenizer>,
+    decoder: StreamDecoder,
+    stops: StopMatcher,
+    tokens: Vec<u32>,
+}
+
+impl AnswerWriter {
+    pub(super) fn new(tokenizer: Arc<Tokenizer>, stops: StopMatcher) -> AnswerWriter {
+        AnswerWriter {
+            tokenizer,
+            decoder: StreamDecoder::new(),
+            stops,
+            tokens: Vec::new(),
+        }
+    }
+
+    /// Takes the next token. Ids outside the vocabulary stand for no text.
+    pub(super) fn push(&mut self, id: u32) -> Written {
+        self.tokens.push(id);
+        let decoded = self
+            .decoder
+            .push(self.tokenizer.token_bytes(id).unwrap_or_default());
+        let emitted = self.stops.push(&decoded);
+        if emitted.stop.is_some() {
+            return Written::Stopped(self.delta(emitted.text));
+        }
+        if emitted.text.is_empty() {
+            return Written::Nothing;
+        }
+        self.delta(emitted.text)
+            .map_or(Written::Nothing, Written::Text)
+    }
+
+    /// Ends the answer: what was held back is text after all, unless it completes a stop string.
+    pub(super) fn finish(&mut self) -> Option<Delta> {
+        let tail = self.decoder.finish();
+        let mut text = self.stops.push(&tail).text;
+        text.push_str(&self.stops.finish());
+        self.delta(text)
+    }
+
+    fn delta(&mut self, text: String) -> Option<Delta> {
+        let tokens = std::mem::take(&mut self.tokens);
+        let something = !text.is_empty() || !tokens.is_empty();
+        something.then_some(Delta { text, tokens })
+    }
+}

@@ -1,0 +1,132 @@
+//! The body of a chat completion request as it is written: fields, their JSON types, bounded lists. What the values mean and
+//! which are accepted is in `chat_request`.
+
+use serde::Deserialize;
+
+use super::error::ApiError;
+use super::field::{Asked, Bounded, TextOr};
+use crate::text::MAX_MESSAGES;
+
+/// Stop strings of a request; OpenAI takes 4.
+pub(super) const MAX_STOPS: usize = 16;
+
+/// Parts of one message. Clients split a text into a handful.
+pub(super) const MAX_PARTS: usize = 1024;
+
+/// Calls of tools in one message.
+pub(super) const MAX_TOOL_CALLS: usize = 128;
+
+/// The body as it is written. `null` is the same as absent.
+#[derive(Deserialize)]
+pub(super) struct Body {
+    pub model: Option<String>,
+    pub messages: Bounded<BodyMessage, MAX_MESSAGES>,
+    pub stream: Option<bool>,
+    pub stream_options: Option<StreamOptions>,
+    pub max_tokens: Option<i64>,
+    pub max_completion_tokens: Option<i64>,
+    pub temperature: Option<f64>,
+    pub top_p: Option<f64>,
+    pub top_k: Option<i64>,
+    pub min_p: Option<f64>,
+    pub seed: Option<i64>,
+    pub stop: Option<TextOr<String, MAX_STOPS>>,
+    pub frequency_penalty: Option<f64>,
+    pub presence_penalty: Option<f64>,
+    pub repeat_penalty: Option<f64>,
+    pub n: Option<i64>,
+    pub best_of: Option<i64>,
+    #[serde(default)]
+    pub tools: Asked,
+    #[serde(default)]
+    pub tool_choice: Asked,
+    #[serde(default)]
+    pub functions: Asked,
+    #[serde(default)]
+    pub function_call: Asked,
+    #[serde(default)]
+    pub response_format: Asked,
+    #[serde(default)]
+    pub logprobs: Asked,
+    #[serde(default)]
+    pub top_logprobs: Asked,
+    #[serde(default)]
+    pub logit_bias: Asked,
+    #[serde(default)]
+    pub audio: Asked,
+    #[serde(default)]
+    pub grammar: Asked,
+    #[serde(default)]
+    pub json_schema: Asked,
+    #[serde(default)]
+    pub chat_template: Asked,
+    #[serde(default)]
+    pub chat_template_kwargs: Asked,
+}
+
+#[derive(Deserialize)]
+pub(super) struct StreamOptions {
+    pub include_usage: Option<bool>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct BodyMessage {
+    pub role: String,
+    pub content: Option<TextOr<BodyPart, MAX_PARTS>>,
+    pub name: Option<String>,
+    pub reasoning_content: Option<String>,
+    pub tool_calls: Option<Bounded<BodyToolCall, MAX_TOOL_CALLS>>,
+    pub tool_call_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct BodyPart {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub text: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct BodyToolCall {
+    pub id: Option<String>,
+    pub function: BodyFunction,
+}
+
+#[derive(Deserialize)]
+pub(super) struct BodyFunction {
+    pub name: String,
+    /// JSON as a string.
+    pub arguments: Option<String>,
+}
+
+impl Body {
+    /// Reads a body. Errors name the field.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Body, ApiError> {
+        // Structs would also be read from a list of their fields.
+        if bytes
+            .trim_ascii_start()
+            .first()
+            .is_some_and(|first| *first != b'{')
+        {
+            return Err(ApiError::invalid("the request body is not a JSON object"));
+        }
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let body = serde_path_to_error::deserialize(&mut json).map_err(|error| explain(&error))?;
+        json.end().map_err(|error| not_json(&error))?;
+        Ok(body)
+    }
+}
+
+fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
+    if !error.inner().is_data() {
+        return not_json(error.inner());
+    }
+    match error.path().to_string().as_str() {
+        "." => ApiError::invalid(format!("the request body is not valid: {}", error.inner())),
+        path => ApiError::invalid(format!("`{path}` is not valid: {}", error.inner())),
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> ApiError {
+    ApiError::invalid(format!("the request body is not valid JSON: {error}"))
+}

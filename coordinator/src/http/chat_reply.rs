@@ -1,0 +1,230 @@
+//! The shapes of an answer: the whole completion, and the chunks of a streamed one.
+
+use serde::Serialize;
+
+use crate::answer::{Done, Finish, Timings, random_u64};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What all parts of one reply have in common.
+#[derive(Debug, Clone)]
+pub(super) struct ReplyHead {
+    pub id: String,
+    /// Unix time in seconds.
+    pub created: u64,
+    pub model: String,
+}
+
+impl ReplyHead {
+    pub(super) fn new(model: &str) -> ReplyHead {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        ReplyHead {
+            id: format!("chatcmpl-{:016x}{:016x}", random_u64(), random_u64()),
+            created: now.map_or(0, |now| now.as_secs()),
+            model: model.to_owned(),
+        }
+    }
+
+    /// The first chunk, which says who speaks.
+    pub(super) fn opening(&self) -> Chunk<'_> {
+        self.chunk(
+            ChunkDelta {
+                role: Some("assistant"),
+                content: Some(None),
+            },
+            None,
+        )
+    }
+
+    pub(super) fn piece<'a>(&'a self, text: &'a str) -> Chunk<'a> {
+        self.chunk(
+            ChunkDelta {
+                role: None,
+                content: Some(Some(text)),
+            },
+            None,
+        )
+    }
+
+    /// The chunk that says why the answer is complete.
+    pub(super) fn closing(&self, finish: Finish) -> Chunk<'_> {
+        self.chunk(
+            ChunkDelta {
+                role: None,
+                content: None,
+            },
+            Some(reason(finish)),
+        )
+    }
+
+    /// The chunk with the counts, which has no choices.
+    pub(super) fn accounts(&self, timings: &Timings) -> Chunk<'_> {
+        let accounts = Accounts {
+            usage: timings.into(),
+            timings: timings.into(),
+        };
+        Chunk {
+            choices: Vec::new(),
+            accounts: Some(accounts),
+            ..self.empty_chunk()
+        }
+    }
+
+    /// The whole answer at once.
+    pub(super) fn whole<'a>(&'a self, text: &'a str, done: &Done) -> Completion<'a> {
+        Completion {
+            id: &self.id,
+            object: "chat.completion",
+            created: self.created,
+            model: &self.model,
+            choices: [Choice {
+                index: 0,
+                message: ReplyMessage {
+                    role: "assistant",
+                    content: text,
+                },
+                finish_reason: reason(done.finish),
+            }],
+            accounts: Accounts {
+                usage: (&done.timings).into(),
+                timings: (&done.timings).into(),
+            },
+        }
+    }
+
+    fn chunk<'a>(
+        &'a self,
+        delta: ChunkDelta<'a>,
+        finish_reason: Option<&'static str>,
+    ) -> Chunk<'a> {
+        let choice = ChunkChoice {
+            index: 0,
+            delta,
+            finish_reason,
+        };
+        Chunk {
+            choices: vec![choice],
+            ..self.empty_chunk()
+        }
+    }
+
+    fn empty_chunk(&self) -> Chunk<'_> {
+        Chunk {
+            id: &self.id,
+            object: "chat.completion.chunk",
+            created: self.created,
+            model: &self.model,
+            choices: Vec::new(),
+            accounts: None,
+        }
+    }
+}
+
+fn reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Completion<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: [Choice<'a>; 1],
+    #[serde(flatten)]
+    accounts: Accounts,
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    index: u32,
+    message: ReplyMessage<'a>,
+    finish_reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct ReplyMessage<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+#[derive(Serialize)]
+pub(super) struct Chunk<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: Vec<ChunkChoice<'a>>,
+    #[serde(flatten)]
+    accounts: Option<Accounts>,
+}
+
+#[derive(Serialize)]
+struct ChunkChoice<'a> {
+    index: u32,
+    delta: ChunkDelta<'a>,
+    finish_reason: Option<&'static str>,
+}
+
+/// `content` is null in the first chunk and absent in the last.
+#[derive(Serialize)]
+struct ChunkDelta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<Option<&'a str>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Accounts {
+    usage: Usage,
+    timings: WireTimings,
+}
+
+#[derive(Debug, Serialize)]
+struct Usage {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    total_tokens: u32,
+}
+
+impl From<&Timings> for Usage {
+    fn from(timings: &Timings) -> Usage {
+        Usage {
+            prompt_tokens: timings.prompt_tokens,
+            completion_tokens: timings.predicted_tokens,
+            total_tokens: timings
+                .prompt_tokens
+                .saturating_add(timings.predicted_tokens),
+        }
+    }
+}
+
+/// Timings under llama.cpp's names.
+#[derive(Debug, Serialize)]
+struct WireTimings {
+    /// Tokens of the prompt that did not have to be computed.
+    cache_n: u32,
+    prompt_n: u32,
+    prompt_ms: f64,
+    prompt_per_second: f64,
+    predicted_n: u32,
+    predicted_ms: f64,
+    predicted_per_second: f64,
+}
+
+impl From<&Timings> for WireTimings {
+    fn from(timings: &Timings) -> WireTimings {
+        WireTimings {
+            cache_n: 0,
+            prompt_n: timings.prompt_tokens,
+            prompt_ms: timings.prompt_ms,
+            prompt_per_second: timings.prompt_per_second(),
+            predicted_n: timings.predicted_tokens,
+            predicted_ms: timings.predicted_ms,
+            predicted_per_second: timings.predicted_per_second(),
+        }
+    }
+}

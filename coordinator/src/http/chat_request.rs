@@ -1,0 +1,268 @@
+//! The body of a chat completion request: what may be in it, and what it means.
+//!
+//! [`ChatRequest::parse`] is the door: a body of any bytes gives a question whose every value is within its range, or an error
+//! that names the field and the value. Fields that we do not know are ignored; fields that ask for what is not offered are
+//! refused by name, for an answer that silently lacks it would be worse.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use super::chat_body::{Body, BodyMessage, BodyPart, BodyToolCall, MAX_PARTS, MAX_STOPS};
+use super::error::ApiError;
+use super::field::{Asked, TextOr};
+use crate::answer::{AnswerRequest, Input};
+use crate::text::{Content, FunctionCall, Message, ToolCall};
+use potluck_proto::Sampling;
+
+/// OpenAI's default: the model's own distribution.
+const DEFAULT_TEMPERATURE: f32 = 1.0;
+
+/// OpenAI has no `top_k` and no `min_p`. Small quantised models need some cut of the unlikely, so what a request leaves open
+/// is what llama.cpp's server would take.
+const DEFAULT_TOP_K: u32 = 40;
+const DEFAULT_MIN_P: f32 = 0.05;
+
+/// Tokens that the penalties look back over, as in llama.cpp.
+const PENALTY_WINDOW: u32 = 64;
+
+/// A checked request.
+#[derive(Debug)]
+pub(super) struct ChatRequest {
+    /// `None` takes whatever is served.
+    pub model: Option<String>,
+    pub reply: Reply,
+    pub question: AnswerRequest,
+}
+
+/// How the answer is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    Whole,
+    Stream { include_usage: bool },
+}
+
+impl ChatRequest {
+    pub(super) fn parse(body: &[u8]) -> Result<ChatRequest, ApiError> {
+        let body = Body::parse(body)?;
+        body.refuse_what_is_not_offered()?;
+        let reply = body.reply();
+        let max_tokens = body.max_tokens()?;
+        let sampling = body.sampling()?;
+        let seed = body.seed()?;
+        let stop = stops(body.stop)?;
+        let messages = messages(body.messages.0)?;
+        let question = AnswerRequest {
+            input: Input::Chat(messages),
+            max_tokens,
+            sampling,
+            seed,
+            stop,
+        };
+        Ok(ChatRequest {
+            model: body.model,
+            reply,
+            question,
+        })
+    }
+}
+
+impl Body {
+    fn refuse_what_is_not_offered(&self) -> Result<(), ApiError> {
+        let asked = [
+            ("tools", self.tools),
+            ("tool_choice", self.tool_choice),
+            ("functions", self.functions),
+            ("function_call", self.function_call),
+            ("response_format", self.response_format),
+            ("logprobs", self.logprobs),
+            ("top_logprobs", self.top_logprobs),
+            ("logit_bias", self.logit_bias),
+            ("audio", self.audio),
+            ("grammar", self.grammar),
+            ("json_schema", self.json_schema),
+            ("chat_template", self.chat_template),
+            ("chat_template_kwargs", self.chat_template_kwargs),
+        ];
+        if let Some((field, _)) = asked.iter().find(|(_, asked)| *asked == Asked::Yes) {
+            return Err(ApiError::invalid(format!(
+                "`{field}` is not supported; leave it out"
+            )));
+        }
+        for (field, value) in [("n", self.n), ("best_of", self.best_of)] {
+            if let Some(value) = value.filter(|value| *value != 1) {
+                return Err(ApiError::invalid(format!(
+                    "`{field}` is {value}; a request gets one answer, so it must be 1 or absent"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn reply(&self) -> Reply {
+        let include_usage = self
+            .stream_options
+            .as_ref()
+            .and_then(|options| options.include_usage);
+        match self.stream {
+            Some(true) => Reply::Stream {
+                include_usage: include_usage.unwrap_or(false),
+            },
+            _ => Reply::Whole,
+        }
+    }
+
+    /// `max_completion_tokens` is the newer name and counts where both are given.
+    fn max_tokens(&self) -> Result<Option<u32>, ApiError> {
+        let range = 1..=i64::from(i32::MAX);
+        let older = ranged("max_tokens", self.max_tokens, &range)?;
+        let newer = ranged("max_completion_tokens", self.max_completion_tokens, &range)?;
+        Ok(newer
+            .or(older)
+            .and_then(|tokens| u32::try_from(tokens).ok()))
+    }
+
+    fn seed(&self) -> Result<Option<u64>, ApiError> {
+        // llama.cpp's clients say -1 for a seed of the server's choice.
+        let seed = ranged("seed", self.seed, &(-1..=i64::MAX))?;
+        Ok(seed.and_then(|seed| u64::try_from(seed).ok()))
+    }
+
+    fn sampling(&self) -> Result<Sampling, ApiError> {
+        let top_k = ranged("top_k", self.top_k, &(0..=i64::from(i32::MAX)))?;
+        Ok(Sampling {
+            temperature: float(
+                "temperature",
+                self.temperature,
+                0.0..=2.0,
+                DEFAULT_TEMPERATURE,
+            )?,
+            top_k: top_k
+                .and_then(|k| u32::try_from(k).ok())
+                .unwrap_or(DEFAULT_TOP_K),
+            top_p: float("top_p", self.top_p, 0.0..=1.0, 1.0)?,
+            min_p: float("min_p", self.min_p, 0.0..=1.0, DEFAULT_MIN_P)?,
+            repeat_penalty: float("repeat_penalty", self.repeat_penalty, 0.1..=10.0, 1.0)?,
+            frequency_penalty: float("frequency_penalty", self.frequency_penalty, -2.0..=2.0, 0.0)?,
+            presence_penalty: float("presence_penalty", self.presence_penalty, -2.0..=2.0, 0.0)?,
+            penalty_window: PENALTY_WINDOW,
+            ..Sampling::greedy()
+        })
+    }
+}
+
+fn ranged<T: PartialOrd + Display>(
+    field: &str,
+    value: Option<T>,
+    range: &RangeInclusive<T>,
+) -> Result<Option<T>, ApiError> {
+    match value {
+        Some(value) if !range.contains(&value) => {
+            let (low, high) = (range.start(), range.end());
+            let message = format!("`{field}` is {value}; it must be between {low} and {high}");
+            Err(ApiError::invalid(message))
+        }
+        value => Ok(value),
+    }
+}
+
+fn float(
+    field: &str,
+    value: Option<f64>,
+    range: RangeInclusive<f64>,
+    default: f32,
+) -> Result<f32, ApiError> {
+    // Within these ranges the cast only rounds.
+    Ok(ranged(field, value, &range)?.map_or(default, |value| value as f32))
+}
+
+fn stops(stop: Option<TextOr<String, MAX_STOPS>>) -> Result<Vec<String>, ApiError> {
+    let stops = match stop {
+        None => Vec::new(),
+        Some(TextOr::Text(stop)) => vec![stop],
+        Some(TextOr::List(stops)) => stops,
+    };
+    if stops.iter().any(String::is_empty) {
+        return Err(ApiError::invalid(
+            "`stop` has an empty string, which would end every answer; leave it out",
+        ));
+    }
+    Ok(stops)
+}
+
+fn messages(messages: Vec<BodyMessage>) -> Result<Vec<Message>, ApiError> {
+    if messages.is_empty() {
+        return Err(ApiError::invalid(
+            "`messages` is empty; it must have at least one message",
+        ));
+    }
+    messages
+        .into_iter()
+        .enumerate()
+        .map(|(index, message)| checked(index, message))
+        .collect()
+}
+
+fn checked(index: usize, message: BodyMessage) -> Result<Message, ApiError> {
+    let role = match message.role.as_str() {
+        // The newer name for the same; templates know the older one.
+        "developer" => "system",
+        role @ ("system" | "user" | "assistant" | "tool") => role,
+        role => {
+            return Err(ApiError::invalid(format!(
+                "`messages[{index}].role` is '{role}'; it must be system, developer, user, assistant or tool"
+            )));
+        }
+    };
+    let content = message
+        .content
+        .map(|content| text_of(index, content))
+        .transpose()?;
+    if content.is_none() && role != "assistant" {
+        return Err(ApiError::invalid(format!(
+            "`messages[{index}].content` is missing; it must be text"
+        )));
+    }
+    let tool_calls = message
+        .tool_calls
+        .map(|calls| calls.0.into_iter().map(tool_call).collect());
+    Ok(Message {
+        role: role.to_owned(),
+        content: content.map(Content::Text),
+        name: message.name,
+        reasoning_content: message.reasoning_content,
+        tool_calls,
+        tool_call_id: message.tool_call_id,
+    })
+}
+
+fn text_of(index: usize, content: TextOr<BodyPart, MAX_PARTS>) -> Result<String, ApiError> {
+    let parts = match content {
+        TextOr::Text(text) => return Ok(text),
+        TextOr::List(parts) => parts,
+    };
+    let mut text = String::new();
+    for (at, part) in parts.into_iter().enumerate() {
+        if part.kind != "text" {
+            let kind = part.kind;
+            return Err(ApiError::invalid(format!(
+                "`messages[{index}].content[{at}].type` is '{kind}'; only 'text' is supported"
+            )));
+        }
+        text.push_str(part.text.as_deref().unwrap_or_default());
+    }
+    Ok(text)
+}
+
+fn tool_call(call: BodyToolCall) -> ToolCall {
+    let arguments = call
+        .function
+        .arguments
+        .map_or(serde_json::Value::Null, serde_json::Value::String);
+    ToolCall {
+        id: call.id,
+        function: FunctionCall {
+            name: call.function.name,
+            arguments,
+        },
+    }
+}
