@@ -1,0 +1,156 @@
+//! What chat templates expect beyond Jinja: the functions, filters, methods and tags that the Python side offers them.
+
+use std::error::Error as _;
+use std::time::SystemTime;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+use regex::Regex;
+
+use super::python_json::{self, Layout};
+
+/// The name of the one template in the environment.
+pub(super) const NAME: &str = "chat";
+
+/// Nesting of calls, macros and includes. Real templates stay under 20; the engine's own limit of 500 would need more stack
+/// than a runtime's worker thread has in an unoptimised build.
+const RECURSION_LIMIT: usize = 120;
+
+/// The widest indentation that `tojson` writes, so that a template cannot multiply its output by it.
+const MAX_INDENT: usize = 64;
+
+/// Bytes for one unit of fuel, as the engine itself counts.
+const BYTES_PER_FUEL: u64 = 64;
+
+/// Compiles a template with everything it may use.
+pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    environment.set_debug(false);
+    environment.set_recursion_limit(RECURSION_LIMIT);
+    environment.set_syntax(
+        SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()?,
+    );
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", tojson);
+    environment.add_filter("from_json", from_json);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_template_owned(NAME, without_generation_tags(source))?;
+    Ok(environment)
+}
+
+/// `{% generation %}` marks what a trainer learns from; in a prompt it means nothing, but its white space control does.
+fn without_generation_tags(source: &str) -> String {
+    let Ok(tag) = Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}") else {
+        return source.to_owned(); // The pattern is ours and compiles; a test sees to it.
+    };
+    let replaced = tag.replace_all(source, |tag: &regex::Captures<'_>| {
+        let word = if tag.get(2).is_some() {
+            "endif"
+        } else {
+            "if true"
+        };
+        format!("{{%{} {word} {}%}}", &tag[1], &tag[3])
+    });
+    replaced.into_owned()
+}
+
+/// The marker by which `refusal` knows an error that the template raised on purpose.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+fn raise_exception(message: Value) -> Result<Value, Error> {
+    let message = message.to_string();
+    Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+}
+
+/// The message of an error that the template raised, wherever in its macros it did.
+pub(super) fn refusal(error: &Error) -> Option<String> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(Raised(message)) = cause.downcast_ref() {
+            return Some(message.clone());
+        }
+        source = cause.source();
+    }
+    None
+}
+
+/// The function that shows the date in local time. An impossible format is the template's error.
+pub(super) fn strftime(now: SystemTime) -> Value {
+    Value::from_function(move |format: &str| -> Result<String, Error> {
+        let timestamp = jiff::Timestamp::try_from(now);
+        let local = timestamp.map(|timestamp| timestamp.to_zoned(jiff::tz::TimeZone::system()));
+        let text = local.and_then(|local| jiff::fmt::strtime::format(format, &local));
+        text.map_err(|error| {
+            Error::new(
+                ErrorKind::InvalidOperation,
+                format!("strftime_now: {error}"),
+            )
+        })
+    })
+}
+
+/// `json.dumps` as templates know it: its separators, nothing escaped for HTML.
+fn tojson(
+    state: &State,
+    value: &Value,
+    ensure_ascii: Option<bool>,
+    options: Kwargs,
+) -> Result<Value, Error> {
+    let layout = Layout {
+        ensure_ascii: ensure_ascii
+            .or(options.get("ensure_ascii")?)
+            .unwrap_or(false),
+        indent: indent(options.get("indent")?)?,
+        separators: separators(options.get("separators")?)?,
+        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+    };
+    options.assert_all_used()?;
+    let charge = |bytes: usize| state.consume_fuel(1 + bytes as u64 / BYTES_PER_FUEL);
+    python_json::write(value, &layout, &charge).map(Value::from)
+}
+
+fn indent(value: Option<Value>) -> Result<Option<usize>, Error> {
+    let Some(value) = value.filter(|value| !value.is_none()) else {
+        return Ok(None);
+    };
+    let width = value
+        .as_usize()
+        .filter(|&width| width <= MAX_INDENT && value.kind() == ValueKind::Number);
+    width.map(Some).ok_or_else(|| {
+        Error::new(
+            ErrorKind::InvalidOperation,
+            format!("tojson: indent must be a number from 0 to {MAX_INDENT}"),
+        )
+    })
+}
+
+/// The pair that `json.dumps` takes: between items, and between a key and its value.
+fn separators(value: Option<Value>) -> Result<Option<(String, String)>, Error> {
+    let Some(value) = value.filter(|value| !value.is_none()) else {
+        return Ok(None);
+    };
+    let texts: Vec<String> = value
+        .try_iter()?
+        .take(3)
+        .filter_map(|text| text.as_str().map(str::to_owned))
+        .collect();
+    match <[String; 2]>::try_from(texts) {
+        Ok([item, key]) => Ok(Some((item, key))),
+        Err(_) => Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "tojson: separators must be two texts",
+        )),
+    }
+}
+
+fn from_json(text: &str) -> Result<Value, Error> {
+    let value: serde_json::Value = serde_json::from_str(text)
+        .map_err(|error| Error::new(ErrorKind::InvalidOperation, format!("from_json: {error}")))?;
+    Ok(Value::from(minijinja::value::Serde(&value)))
+}
