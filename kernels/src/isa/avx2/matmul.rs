@@ -249,42 +249,47 @@ unsafe fn whole_dots<T: Codes, const N: usize>(
     window: usize,
     acts: [*const ActBlock; N],
 ) -> [__m256i; N] {
-    let mut idot = [_mm256_setzero_si256(); N];
-    let mut factors = [_mm256_set1_epi16(1); 2];
+    let one = _mm256_set1_epi16(1);
     // SAFETY: as the caller promises.
     unsafe {
-        for half in 0..2 {
-            let codes = T::codes(block, window, half);
-            if T::HAS_SUB {
-                factors[half] = pairs(T::sub(block, window, half));
-            }
-            for c in 0..N {
-                let part = if T::SUMMABLE == 8 {
-                    half_sums(&codes, &(*acts[c]).codes, half)
-                } else {
-                    half_dot::<T>(&codes, &(*acts[c]).codes, half, factors[half])
-                };
-                idot[c] = match (half, T::SUMMABLE) {
-                    (0, _) => part,
-                    (_, 8) => _mm256_madd_epi16(_mm256_add_epi16(idot[c], part), factors[1]),
-                    _ => _mm256_add_epi32(idot[c], part),
-                };
-            }
+        let low = T::codes(block, window, 0);
+        let low_factor = if T::HAS_SUB {
+            pairs(T::sub(block, window, 0))
+        } else {
+            one
+        };
+        let mut idot = acts.map(|act| match T::SUMMABLE {
+            8 => half_sums(&low, &(*act).codes, 0),
+            _ => half_dot::<T>(&low, &(*act).codes, 0, low_factor),
+        });
+        let high = T::codes(block, window, 1);
+        let high_factor = if T::HAS_SUB {
+            pairs(T::sub(block, window, 1))
+        } else {
+            one
+        };
+        for (idot, act) in idot.iter_mut().zip(acts) {
+            *idot = match T::SUMMABLE {
+                8 => _mm256_madd_epi16(
+                    _mm256_add_epi16(*idot, half_sums(&high, &(*act).codes, 1)),
+                    one,
+                ),
+                _ => _mm256_add_epi32(*idot, half_dot::<T>(&high, &(*act).codes, 1, high_factor)),
+            };
         }
         if T::ZERO != 0 {
-            let factor = if T::HAS_SUB {
-                let both = _mm256_blend_epi16::<0xaa>(factors[0], factors[1]);
-                _mm256_mullo_epi16(both, _mm256_set1_epi16(-T::ZERO))
-            } else {
-                _mm256_set1_epi16(-T::ZERO)
-            };
-            for c in 0..N {
-                let sums = broadcast_pair(&(*acts[c]).sums);
-                idot[c] = _mm256_add_epi32(idot[c], _mm256_madd_epi16(sums, factor));
+            // |sub| is at most 128, so times the offset it fits in 16 bits.
+            let factors = _mm256_blend_epi16::<0xaa>(low_factor, high_factor);
+            let factors = _mm256_mullo_epi16(factors, _mm256_set1_epi16(-T::ZERO));
+            for (idot, act) in idot.iter_mut().zip(acts) {
+                *idot = _mm256_add_epi32(
+                    *idot,
+                    _mm256_madd_epi16(broadcast_pair(&(*act).sums), factors),
+                );
             }
         }
+        idot
     }
-    idot
 }
 
 /// Half a window's dot products, each 16-bit sum multiplied with the factor of its row.
@@ -348,20 +353,20 @@ fn zero_of_half<T: Codes>(half: usize, sums: &[i16; 2]) -> __m256i {
     )
 }
 
-/// Four codes of an activation block, for every row.
+/// Four codes of an activation block, for every row. One load, which the CPU broadcasts for free.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn broadcast_codes(codes: &[i8; 32], group: usize) -> __m256i {
-    let [a, b, c, d] = [0, 1, 2, 3].map(|i| codes[group * 4 + i] as u8);
-    _mm256_set1_epi32(i32::from_le_bytes([a, b, c, d]))
+    // SAFETY: group is below 8, so four bytes are readable; the first is aligned as the block is.
+    _mm256_castps_si256(unsafe { _mm256_broadcast_ss(&*codes.as_ptr().add(group * 4).cast()) })
 }
 
 /// The sums of both halves, for every row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn broadcast_pair(sums: &[i16; 2]) -> __m256i {
-    let [low, high] = sums.map(|sum| u32::from(sum as u16));
-    _mm256_set1_epi32((low | high << 16) as i32)
+    // SAFETY: two sums are four readable bytes; they follow an f32 in the block.
+    _mm256_castps_si256(unsafe { _mm256_broadcast_ss(&*sums.as_ptr().cast()) })
 }
 
 /// Each 32-bit integer as two 16-bit ones.
