@@ -107,8 +107,7 @@ unsafe fn score_slots<const R: usize>(
         // SAFETY: row d of K has 128 positions, and `q` has `R` rows of `head_dim`.
         unsafe {
             let keys = args.k.as_ptr().add(d * KV_BLOCK + slot);
-            let keys: [__m256; VECTORS] =
-                std::array::from_fn(|i| _mm256_loadu_ps(keys.add(i * LANES)));
+            let keys = load_vectors::<VECTORS>(keys);
             for (r, dots) in dots.iter_mut().enumerate() {
                 let q = _mm256_broadcast_ss(&*q.as_ptr().add(r * args.head_dim + d));
                 for (dot, keys) in dots.iter_mut().zip(keys) {
@@ -270,12 +269,13 @@ unsafe fn add_dimensions<const R: usize, const N: usize>(
         let place =
             |states: *mut f32, r: usize, i: usize| states.add(r * (2 + dim) + 2 + d + i * LANES);
         let states = states.as_mut_ptr();
-        let mut acc: [[__m256; N]; R] =
-            std::array::from_fn(|r| std::array::from_fn(|i| _mm256_loadu_ps(place(states, r, i))));
+        let mut acc = [[_mm256_setzero_ps(); N]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            *acc = load_vectors::<N>(place(states, r, 0));
+        }
         for slot in slots {
             let values = args.v.as_ptr().add(slot * dim + d);
-            let values: [__m256; N] =
-                std::array::from_fn(|i| _mm256_loadu_ps(values.add(i * LANES)));
+            let values = load_vectors::<N>(values);
             for (r, acc) in acc.iter_mut().enumerate() {
                 let p = _mm256_broadcast_ss(scores.get_unchecked(r).get_unchecked(slot));
                 for (acc, values) in acc.iter_mut().zip(values) {
@@ -289,6 +289,21 @@ unsafe fn add_dimensions<const R: usize, const N: usize>(
             }
         }
     }
+}
+
+/// `N` vectors from `from`.
+///
+/// # Safety
+/// The CPU has AVX2; `8 N` elements are readable.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn load_vectors<const N: usize>(from: *const f32) -> [__m256; N] {
+    let mut vectors = [_mm256_setzero_ps(); N];
+    for (i, vector) in vectors.iter_mut().enumerate() {
+        // SAFETY: as the caller promises.
+        *vector = unsafe { _mm256_loadu_ps(from.add(i * LANES)) };
+    }
+    vectors
 }
 
 /// Merge the state of a later block into the total of those before it.

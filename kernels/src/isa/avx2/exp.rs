@@ -51,7 +51,9 @@ pub(super) fn tanh(x: __m256) -> __m256 {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn polynomial(terms: &[f32; 5], x: __m256) -> __m256 {
-    let [t0, t1, t2, t3, t4] = terms.map(|term| _mm256_set1_ps(term));
-    let y = _mm256_fmadd_ps(_mm256_fmadd_ps(t4, x, t3), x, t2);
-    _mm256_fmadd_ps(_mm256_fmadd_ps(y, x, t1), x, t0)
+    let mut y = _mm256_set1_ps(terms[4]);
+    for term in terms[..4].iter().rev() {
+        y = _mm256_fmadd_ps(y, x, _mm256_set1_ps(*term));
+    }
+    y
 }

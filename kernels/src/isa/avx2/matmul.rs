@@ -258,10 +258,13 @@ unsafe fn whole_dots<T: Codes, const N: usize>(
         } else {
             one
         };
-        let mut idot = acts.map(|act| match T::SUMMABLE {
-            8 => half_sums(&low, &(*act).codes, 0),
-            _ => half_dot::<T>(&low, &(*act).codes, 0, low_factor),
-        });
+        let mut idot = [_mm256_setzero_si256(); N];
+        for (idot, act) in idot.iter_mut().zip(acts) {
+            *idot = match T::SUMMABLE {
+                8 => half_sums(&low, &(*act).codes, 0),
+                _ => half_dot::<T>(&low, &(*act).codes, 0, low_factor),
+            };
+        }
         let high = T::codes(block, window, 1);
         let high_factor = if T::HAS_SUB {
             pairs(T::sub(block, window, 1))

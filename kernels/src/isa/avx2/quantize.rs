@@ -39,7 +39,10 @@ fn window(x: &[f32; ACT_WINDOW], out: &mut ActBlock) {
         halves.map(scale)
     };
     out.d = std::array::from_fn(|i| scales[i].0);
-    let codes = [0, 1, 2, 3].map(|i| codes_of(x[i], scales[i / 2].1));
+    let mut codes = [_mm256_setzero_si256(); 4];
+    for (i, codes) in codes.iter_mut().enumerate() {
+        *codes = codes_of(x[i], scales[i / 2].1);
+    }
     pack_codes(codes, out);
     out.s = 0.0;
     for i in 0..ACT_SCALES {
@@ -105,13 +108,18 @@ fn pack_codes(codes: [__m256i; 4], out: &mut ActBlock) {
     let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     // SAFETY: 32 bytes are writable.
     unsafe { _mm256_storeu_si256(out.codes.as_mut_ptr().cast(), bytes) };
-    out.sums = words.map(|words| {
-        let four = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
-        let four = _mm_add_epi32(
-            _mm256_castsi256_si128(four),
-            _mm256_extracti128_si256::<1>(four),
-        );
-        let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
-        _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two))) as i16
-    });
+    out.sums = [sum_words(words[0]), sum_words(words[1])];
+}
+
+/// The sum of 16 codes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sum_words(words: __m256i) -> i16 {
+    let eight = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+    let four = _mm_add_epi32(
+        _mm256_castsi256_si128(eight),
+        _mm256_extracti128_si256::<1>(eight),
+    );
+    let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+    _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two))) as i16
 }

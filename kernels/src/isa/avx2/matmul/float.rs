@@ -128,11 +128,13 @@ unsafe fn tiles_by_columns<W: Widen, const T: usize, const N: usize>(
     for i in 0..k {
         // SAFETY: in bounds by the check above.
         unsafe {
-            let x: [__m256; N] =
-                std::array::from_fn(|c| _mm256_broadcast_ss(&*x.as_ptr().add(c * k + i)));
+            let mut lanes = [_mm256_setzero_ps(); N];
+            for (c, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = _mm256_broadcast_ss(&*x.as_ptr().add(c * k + i));
+            }
             for (t, acc) in acc.iter_mut().enumerate() {
                 let w = W::load(tiles.as_ptr().add((t * k + i) * row_bytes));
-                for (acc, x) in acc.iter_mut().zip(x) {
+                for (acc, x) in acc.iter_mut().zip(lanes) {
                     *acc = _mm256_fmadd_ps(w, x, *acc);
                 }
             }

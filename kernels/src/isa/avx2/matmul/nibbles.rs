@@ -49,7 +49,7 @@ pub(super) unsafe fn load(from: *const u8) -> __m256i {
     unsafe { _mm256_loadu_si256(from.cast()) }
 }
 
-/// The low (half 0) or high (half 1) nibbles of four vectors.
+/// The low (`high` 0) or high (`high` 1) nibbles of four vectors.
 ///
 /// # Safety
 /// The CPU has AVX2; 128 bytes are readable.
@@ -57,18 +57,14 @@ pub(super) unsafe fn load(from: *const u8) -> __m256i {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn nibbles(from: *const u8, high: usize) -> [__m256i; 4] {
     let mask = _mm256_set1_epi8(15);
-    std::array::from_fn(|g| {
+    let mut codes = [mask; 4];
+    for (g, codes) in codes.iter_mut().enumerate() {
         // SAFETY: as the caller promises.
         let bytes = unsafe { load(from.add(g * VECTOR)) };
-        _mm256_and_si256(
-            if high == 0 {
-                bytes
-            } else {
-                _mm256_srli_epi16::<4>(bytes)
-            },
-            mask,
-        )
-    })
+        let bytes = _mm256_srl_epi16(bytes, _mm_cvtsi32_si128(4 * high as i32));
+        *codes = _mm256_and_si256(bytes, mask);
+    }
+    codes
 }
 
 /// Nibbles of Q5_0 and Q5_1 with their fifth bits: bit g of a mask byte belongs to k-group g of the window.
@@ -79,13 +75,26 @@ pub(super) unsafe fn nibbles(from: *const u8, high: usize) -> [__m256i; 4] {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn fives(masks: *const u8, half: usize) -> [__m256i; 4] {
     // SAFETY: as the caller promises.
-    let (low, bits) = unsafe { (nibbles(masks.add(MASKS), half), load(masks)) };
+    let (mut codes, bits) = unsafe { (nibbles(masks.add(MASKS), half), load(masks)) };
     let fifth = _mm256_set1_epi8(16);
     let at_4 = match half {
-        0 => [4, 3, 2, 1].map(|by| _mm256_sll_epi16(bits, _mm_cvtsi32_si128(by))),
-        _ => [0, 1, 2, 3].map(|by| _mm256_srl_epi16(bits, _mm_cvtsi32_si128(by))),
+        0 => [
+            _mm256_slli_epi16::<4>(bits),
+            _mm256_slli_epi16::<3>(bits),
+            _mm256_slli_epi16::<2>(bits),
+            _mm256_slli_epi16::<1>(bits),
+        ],
+        _ => [
+            bits,
+            _mm256_srli_epi16::<1>(bits),
+            _mm256_srli_epi16::<2>(bits),
+            _mm256_srli_epi16::<3>(bits),
+        ],
     };
-    std::array::from_fn(|g| _mm256_or_si256(low[g], _mm256_and_si256(at_4[g], fifth)))
+    for (code, bits) in codes.iter_mut().zip(at_4) {
+        *code = _mm256_or_si256(*code, _mm256_and_si256(bits, fifth));
+    }
+    codes
 }
 
 macro_rules! codes_of_32 {
@@ -152,6 +161,10 @@ codes_of_32!(Q8_0, 34, zero 0, min false, summable 1, eights);
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn eights(from: *const u8, half: usize) -> [__m256i; 4] {
-    // SAFETY: as the caller promises.
-    std::array::from_fn(|g| unsafe { load(from.add((half * 4 + g) * VECTOR)) })
+    let mut codes = [_mm256_setzero_si256(); 4];
+    for (g, codes) in codes.iter_mut().enumerate() {
+        // SAFETY: as the caller promises.
+        *codes = unsafe { load(from.add((half * 4 + g) * VECTOR)) };
+    }
+    codes
 }

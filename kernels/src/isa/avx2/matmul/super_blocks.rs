@@ -39,7 +39,8 @@ pub(super) struct SixBit {
 unsafe fn six_bit(block: *const u8) -> SixBit {
     // SAFETY: as the caller promises: 12 rows of eight bytes, four rows a vector.
     let (d, dmin, [a, b, c]) = unsafe {
-        let rows = [0, 32, 64].map(|at| load(block.add(PACKED_SCALES + at)));
+        let packed = block.add(PACKED_SCALES);
+        let rows = [load(packed), load(packed.add(32)), load(packed.add(64))];
         (load_f16(block), load_f16(block.add(MIN_FACTORS)), rows)
     };
     let (low6, low4, top2) = (
@@ -129,20 +130,35 @@ unsafe fn q4_k_codes(block: *const u8, window: usize, half: usize) -> [__m256i; 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn q5_k_codes(block: *const u8, window: usize, half: usize) -> [__m256i; 4] {
-    let (fifth, shift) = (_mm256_set1_epi8(16), _mm_cvtsi32_si128(window as i32));
     // SAFETY: nibbles lie as in Q4_K; the byte beside a code holds its fifth bit at the window's number.
     unsafe {
         let low = nibbles(
             block.add(Q5_NIBBLES + window / 2 * 256 + half * 128),
             window % 2,
         );
-        let bits =
-            |g: usize| _mm256_srl_epi16(load(block.add(AFTER_SCALES + (half * 4 + g) * 32)), shift);
-        std::array::from_fn(|g| {
-            let bit = _mm256_and_si256(_mm256_slli_epi16::<4>(bits(g)), fifth);
-            _mm256_or_si256(low[g], bit)
-        })
+        with_upper_bits(low, block.add(AFTER_SCALES + half * 128), window, 0x10)
     }
+}
+
+/// Nibbles with the bits above them: those of `mask` once a byte is shifted right by `at` and left by four.
+///
+/// # Safety
+/// The CPU has AVX2; 128 bytes of upper bits are readable.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn with_upper_bits(
+    mut codes: [__m256i; 4],
+    upper: *const u8,
+    at: usize,
+    mask: i8,
+) -> [__m256i; 4] {
+    for (g, code) in codes.iter_mut().enumerate() {
+        // SAFETY: as the caller promises.
+        let bits = unsafe { load(upper.add(g * 32)) };
+        let bits = _mm256_slli_epi16::<4>(_mm256_srl_epi16(bits, _mm_cvtsi32_si128(at as i32)));
+        *code = _mm256_or_si256(*code, _mm256_and_si256(bits, _mm256_set1_epi8(mask)));
+    }
+    codes
 }
 
 impl Codes for Q6_K {
@@ -181,21 +197,18 @@ impl Codes for Q6_K {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn codes(block: *const u8, window: usize, half: usize) -> [__m256i; 4] {
         let (side, quarter) = (window / 4, window % 4);
-        let (top, shift) = (
-            _mm256_set1_epi8(0x30),
-            _mm_cvtsi32_si128(quarter as i32 * 2),
-        );
         // SAFETY: as for the trait.
         unsafe {
             let low = nibbles(
                 block.add(side * 512 + quarter % 2 * 256 + half * 128),
                 quarter / 2,
             );
-            let upper = |g: usize| load(block.add(Q6_UPPER + side * 256 + (half * 4 + g) * 32));
-            std::array::from_fn(|g| {
-                let bits = _mm256_slli_epi16::<4>(_mm256_srl_epi16(upper(g), shift));
-                _mm256_or_si256(low[g], _mm256_and_si256(bits, top))
-            })
+            with_upper_bits(
+                low,
+                block.add(Q6_UPPER + side * 256 + half * 128),
+                quarter * 2,
+                0x30,
+            )
         }
     }
 }
