@@ -1,14 +1,17 @@
 //! The words that machines exchange: generated messages, typed ids, steps, limits, and the one place where
 //! the wire form is turned into what the program means.
 //!
-//! Knows nothing of sockets (who connects to whom is the business of `worker` and `coordinator`) and nothing of
-//! models. Read `id.rs`, then `step.rs`; `frame.rs` cuts long steps into frames and puts them together again.
+//! Who connects to whom is the business of `worker` and `coordinator`; models are unknown here. Read `id.rs`, then
+//! `step.rs`; `link.rs` has the settings of every connection; `frame.rs` cuts long steps into frames and puts them together again.
 #![forbid(unsafe_code)]
 
+pub mod advert;
 mod frame;
 mod id;
 pub mod limits;
+pub mod link;
 mod manifest;
+pub mod reach;
 mod step;
 
 /// Messages and services generated from `proto/potluck/v1/node.proto`.
