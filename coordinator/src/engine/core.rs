@@ -391,3 +391,6 @@ fn take_step(
         stage_us: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,3 +104,133 @@ fn prefill_room(ring: &RingLimits, n_decoding: usize) -> u32 {
         PREFILL_CHUNK
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use potluck_proto::{RunResult, Sampling, StepId};
+
+    use super::*;
+    use crate::engine::{GenerateRequest, flight::FlightRun};
+
+    fn ring(n_stages: u32, max_step_tokens: u32) -> RingLimits {
+        RingLimits {
+            n_stages,
+            context_tokens: 4096,
+            max_sequences: 512,
+            max_step_tokens,
+            n_vocab: 100,
+        }
+    }
+
+    fn with_prompt(seq: u64, n_prompt: usize) -> Sequence {
+        let request = GenerateRequest {
+            prompt: vec![1; n_prompt],
+            max_tokens: 10,
+            sampling: Sampling::greedy(),
+            end_tokens: Arc::new([]),
+        };
+        Sequence::new(SeqId(seq), request)
+    }
+
+    /// A sequence with one token of its answer, which it got from `step`.
+    fn decoding(seq: u64, step: u64) -> Sequence {
+        let mut sequence = with_prompt(seq, 3);
+        sequence.send(StepId(step), 3);
+        sequence.run_landed();
+        let run = FlightRun {
+            seq: SeqId(seq),
+            end: 3,
+            samples: true,
+        };
+        let result = RunResult {
+            seq: SeqId(seq),
+            kv_len: 3,
+            token: Some(7),
+        };
+        let told = sequence.run_computed(Duration::ZERO, run, result, &ring(1, 8));
+        assert_eq!(told.map(|events| events.len()), Ok(2));
+        sequence
+    }
+
+    /// What is picked, as `decode rows | seq:n_tokens of the chunks`.
+    fn picked(ring: RingLimits, sequences: Vec<Sequence>, n_decode_steps: usize) -> String {
+        let sequences = sequences.into_iter().map(|s| (s.id, s)).collect();
+        let picks = pick(&ring, &sequences, n_decode_steps);
+        let decode: Vec<_> = picks.decode.iter().map(|seq| seq.0.to_string()).collect();
+        let prefill: Vec<_> = picks
+            .prefill
+            .iter()
+            .map(|pick| format!("{}:{}", pick.seq.0, pick.n_tokens))
+            .collect();
+        format!("{} | {}", decode.join(" "), prefill.join(" "))
+    }
+
+    #[test]
+    fn steps_are_filled_by_these_rules() {
+        let five = || (0..5).map(|seq| decoding(seq, 9 - seq)).collect::<Vec<_>>();
+        let mixed = || vec![decoding(0, 1), with_prompt(1, 100), with_prompt(2, 500)];
+        let prompts = || vec![with_prompt(1, 100), with_prompt(2, 500)];
+        let cases = [
+            ("nothing to do", ring(1, 512), vec![], 0, " | "),
+            (
+                "one stage takes all rows, longest wait first",
+                ring(1, 512),
+                five(),
+                0,
+                "4 3 2 1 0 | ",
+            ),
+            (
+                "two stages, two groups",
+                ring(2, 512),
+                five(),
+                0,
+                "4 3 2 | ",
+            ),
+            ("five stages, five groups", ring(5, 512), five(), 4, "4 | "),
+            ("every stage has a group", ring(2, 512), five(), 2, " | "),
+            ("rows fill a narrow step", ring(1, 2), five(), 0, "4 3 | "),
+            (
+                "prompts share a chunk, oldest first",
+                ring(2, 512),
+                prompts(),
+                0,
+                " | 1:100 2:28",
+            ),
+            (
+                "one stage without decoders takes the largest step",
+                ring(1, 512),
+                prompts(),
+                0,
+                " | 1:100 2:412",
+            ),
+            (
+                "a decoder keeps the chunk short",
+                ring(1, 512),
+                mixed(),
+                0,
+                "0 | 1:100 2:28",
+            ),
+            (
+                "prompts go on while decode groups are under way",
+                ring(1, 512),
+                mixed(),
+                1,
+                " | 1:100 2:28",
+            ),
+            ("rows come before chunks", ring(1, 4), mixed(), 0, "0 | 1:3"),
+        ];
+        for (what, ring, sequences, n_decode_steps, want) in cases {
+            assert_eq!(picked(ring, sequences, n_decode_steps), want, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_step_has_no_more_runs_than_the_protocol_allows() {
+        let many = || (0..300).map(|seq| with_prompt(seq, 2)).collect::<Vec<_>>();
+        let sequences: BTreeMap<_, _> = many().into_iter().map(|s| (s.id, s)).collect();
+        let picks = pick(&ring(1, 2048), &sequences, 0);
+        assert_eq!(picks.prefill.len(), limits::MAX_STEP_RUNS);
+    }
+}

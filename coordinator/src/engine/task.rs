@@ -236,3 +236,6 @@ async fn receive(submits: &mut Option<mpsc::Receiver<Submit>>) -> Option<Submit>
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
