@@ -2,6 +2,7 @@
 pub mod answer;
 pub mod dirs;
 pub mod engine;
+pub mod fetch;
 pub mod http;
 pub mod planner;
 pub mod size;

@@ -1,0 +1,64 @@
+//! What a model costs, read off its table and its shape: the input of the planner.
+
+use potluck_gguf::{ModelShape, TensorPlace};
+
+use super::table::{StoredTensor, TensorTable};
+use crate::planner::{LayerCost, ModelCost, ScratchCost};
+
+/// Bytes of a cached key or value element (f16).
+const KV_ELEMENT_BYTES: u64 = 2;
+
+/// Bytes of an element of a working buffer (f32).
+const F32_BYTES: u64 = 4;
+
+pub(super) fn of_model(name: &str, shape: &ModelShape, table: &TensorTable) -> ModelCost {
+    let n_layers = shape.n_layers as usize;
+    let empty = LayerCost {
+        bytes: 0,
+        kv_bytes_per_position: kv_bytes_per_position(shape),
+        macs: 0,
+    };
+    let mut layers = vec![empty; n_layers];
+    for tensor in table.tensors() {
+        if let TensorPlace::Layer(i) = tensor.facts.place
+            && let Some(layer) = layers.get_mut(i as usize)
+        {
+            layer.bytes += tensor.n_bytes();
+            layer.macs = layer.macs.saturating_add(tensor.facts.macs);
+        }
+    }
+    let bytes_at = |place| table.at(place).map(StoredTensor::n_bytes).sum();
+    ModelCost {
+        name: name.to_owned(),
+        layers,
+        embedding_bytes: bytes_at(TensorPlace::Embedding),
+        head_bytes: bytes_at(TensorPlace::Head),
+        tied_output: table.tied_output(),
+        shared_bytes: bytes_at(TensorPlace::Shared),
+        scratch: scratch(shape),
+    }
+}
+
+fn kv_bytes_per_position(shape: &ModelShape) -> u64 {
+    let per_head = u64::from(shape.head_dim) + u64::from(shape.value_dim);
+    u64::from(shape.n_kv_heads) * per_head * KV_ELEMENT_BYTES
+}
+
+/// Buffers of one token on its way through a layer, all of them at once, and the logits of one that samples.
+fn scratch(shape: &ModelShape) -> ScratchCost {
+    let [d_model, d_ff, n_heads, n_kv_heads] =
+        [shape.d_model, shape.d_ff, shape.n_heads, shape.n_kv_heads].map(u64::from);
+    let [head_dim, value_dim] = [shape.head_dim, shape.value_dim].map(u64::from);
+    // Arriving, leaving, residual, normed, projected.
+    let hidden = 5 * d_model;
+    let queries_keys_values = n_heads * head_dim + n_kv_heads * (head_dim + value_dim);
+    let attended = n_heads * value_dim;
+    let gate_and_up = 2 * d_ff;
+    // The widest matrix input once more, as 8-bit codes with scales: counted as half its floats.
+    let quantised = d_model.max(d_ff).max(attended) / 2;
+    let floats = hidden + queries_keys_values + attended + gate_and_up + quantised;
+    ScratchCost {
+        bytes_per_token: floats * F32_BYTES,
+        bytes_per_sample: u64::from(shape.n_vocab) * F32_BYTES,
+    }
+}
