@@ -94,7 +94,7 @@ impl KvCache {
         }
     }
 
-    /// Gives a sequence the pages that positions up to `len` need. On failure it keeps what it had.
+    /// Gives a sequence the pages that positions up to `len` need. On failure it keeps what it has.
     pub fn reserve(&mut self, table: &mut KvTable, len: usize) -> Result<(), KvFull> {
         let n_pages = len.div_ceil(KV_BLOCK);
         self.full.extend(&mut table.full, n_pages)?;
@@ -173,6 +173,7 @@ impl KvCache {
     }
 
     /// Pages in use, over both classes.
+    #[cfg(test)]
     pub fn n_used(&self) -> usize {
         self.full.n_used() + self.sliding.n_used()
     }
@@ -231,6 +232,7 @@ impl PagePool {
         })
     }
 
+    #[cfg(test)]
     fn n_used(&self) -> usize {
         self.pages.len() - self.free.len()
     }

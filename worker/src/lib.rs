@@ -9,14 +9,20 @@
 
 mod arch;
 mod batch;
+mod compute;
 mod exec;
 mod kv;
 mod linear;
 mod load;
 mod memory;
+pub mod node;
+mod probe;
 mod sampling;
 mod stage;
+mod weights;
 
 pub use load::{FileSource, LoadError, TensorSource, TensorSpec};
 pub use memory::{MemoryUse, StageLimits};
+pub use probe::Speed;
 pub use stage::{Fault, RunFault, Stage, StageConfig, StepOutput};
+pub use weights::{CacheError, WeightCache};

@@ -63,6 +63,16 @@ pub enum LoadError {
         /// Why.
         why: String,
     },
+    /// The stored bytes of a tensor are not those its hash names.
+    #[error(
+        "tensor `{name}` was damaged on disk and has been removed; load the model again to fetch it anew"
+    )]
+    Corrupt {
+        /// Name of the tensor.
+        name: String,
+        /// Its hash.
+        hash: potluck_proto::ContentHash,
+    },
     /// The metadata make no sense.
     #[error(transparent)]
     Metadata(#[from] potluck_gguf::GgufError),

@@ -202,12 +202,14 @@ impl StageConfig {
 }
 
 impl Stage {
-    /// Checks every tensor and the memory, then loads. `progress` is told the packed bytes so far and in all.
+    /// Checks every tensor and the memory, then loads. `layers_done` will grow with every layer computed; `progress` is
+    /// told the packed bytes so far and in all.
     pub fn load(
         config: StageConfig,
         source: &dyn TensorSource,
         kernels: Kernels,
         pool: Pool,
+        layers_done: Arc<AtomicU64>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Stage, LoadError> {
         let memory = config.memory(source)?;
@@ -230,7 +232,7 @@ impl Stage {
             sequences: HashMap::new(),
             scratch: Scratch::default(),
             logits: Vec::new(),
-            layers_done: Arc::default(),
+            layers_done,
         })
     }
 
@@ -242,11 +244,6 @@ impl Stage {
     /// Bytes it takes.
     pub fn memory(&self) -> MemoryUse {
         self.memory
-    }
-
-    /// A counter that grows with every layer computed: proof of progress.
-    pub fn layers_done(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.layers_done)
     }
 
     /// Forgets every sequence; the weights stay.

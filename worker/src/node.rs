@@ -1,0 +1,181 @@
+//! The worker process: measures the machine, listens, advertises itself, and serves one coordinator at a time.
+
+mod advertise;
+mod control;
+mod describe;
+mod forward;
+mod loading;
+mod service;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use potluck_kernels::{Isa, IsaError, Kernels, Pool, ShapeError};
+use potluck_proto::advert::Advert;
+use potluck_proto::reach::{NotLoopback, require_loopback};
+use potluck_proto::wire::stage_server::StageServer;
+use potluck_proto::wire::worker_server::WorkerServer;
+use potluck_proto::{NodeId, limits, link};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::compute;
+use crate::probe;
+use crate::weights::{CacheError, WeightCache};
+use advertise::Advertisement;
+use service::{Service, Shared};
+
+pub use advertise::AdvertiseError;
+
+/// What a worker is started with.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Name for people.
+    pub name: String,
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Directory of the weight cache.
+    pub cache_dir: PathBuf,
+    /// Threads of the kernels.
+    pub n_threads: usize,
+    /// Bytes that plans may use; free memory less a reserve if not given.
+    pub memory_limit_bytes: Option<u64>,
+    /// Name of the cluster it belongs to.
+    pub cluster: String,
+    /// Interface that it advertises itself on; none without mDNS.
+    pub advertise_on: Option<String>,
+}
+
+/// A worker that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The address is not of this machine.
+    #[error(transparent)]
+    NotLoopback(#[from] NotLoopback),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; is another worker using the port?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The instruction set asked for does not exist here.
+    #[error(transparent)]
+    Isa(#[from] IsaError),
+    /// The speed could not be measured.
+    #[error("measuring this machine failed: {0}")]
+    Probe(#[from] ShapeError),
+    /// The weight cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// mDNS does not work.
+    #[error(transparent)]
+    Advertise(#[from] AdvertiseError),
+    /// The server broke down.
+    #[error("the worker's server stopped: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// A thread could not be started.
+    #[error("the compute thread could not be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A worker that listens and is advertised, but does not serve yet.
+pub struct Node {
+    listener: TcpListener,
+    service: Service,
+    /// Withdrawn when dropped.
+    _advertisement: Option<Advertisement>,
+    shared: Arc<Shared>,
+}
+
+impl Node {
+    /// Measures the machine, opens the cache, listens and advertises.
+    pub async fn bind(config: NodeConfig) -> Result<Node, NodeError> {
+        require_loopback("the address to listen on", config.listen.ip())?;
+        let kernels = Kernels::new(Isa::from_env()?)?;
+        let n_threads = config.n_threads;
+        let measured =
+            tokio::task::spawn_blocking(move || probe::measure(kernels, &Pool::new(n_threads)));
+        let speed = match measured.await {
+            Ok(speed) => speed?,
+            Err(join_error) => std::panic::resume_unwind(join_error.into_panic()),
+        };
+        let cache = WeightCache::open(&config.cache_dir)?;
+        let listen_error = |source| NodeError::Listen {
+            address: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+        let compute = compute::spawn(kernels, config.n_threads).map_err(NodeError::Thread)?;
+        let shared = Arc::new(Shared::new(
+            describe::Machine::new(&config, kernels.isa(), speed),
+            cache,
+            compute,
+        ));
+        let advert = Advert::new(shared.machine.node, &config.cluster);
+        let advertisement = match &config.advertise_on {
+            Some(interface) => Some(Advertisement::publish(
+                interface,
+                &config.name,
+                address,
+                &advert,
+            )?),
+            None => None,
+        };
+        Ok(Node {
+            listener,
+            service: Service::new(Arc::clone(&shared)),
+            _advertisement: advertisement,
+            shared,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Which process it is.
+    pub fn id(&self) -> NodeId {
+        self.shared.machine.node
+    }
+
+    /// The speed that it measured.
+    pub fn speed(&self) -> probe::Speed {
+        self.shared.machine.speed
+    }
+
+    /// Bytes a plan may use now.
+    pub fn memory_budget_bytes(&self) -> u64 {
+        self.shared.memory_budget_bytes()
+    }
+
+    /// Serves until `shutdown` completes.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), NodeError> {
+        let Node {
+            listener,
+            service,
+            _advertisement,
+            shared,
+        } = self;
+        let worker =
+            WorkerServer::new(service.clone()).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
+        let stage = StageServer::new(service).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
+        let serving = link::server()
+            .add_service(worker)
+            .add_service(stage)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        // Streams of a ring never end by themselves, so the server is dropped rather than drained.
+        tokio::select! {
+            result = serving => result?,
+            () = shutdown => {}
+        }
+        shared.end_plan();
+        Ok(())
+    }
+}

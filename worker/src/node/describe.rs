@@ -1,0 +1,95 @@
+//! What this machine is and what it can spare.
+
+use potluck_kernels::Isa;
+use potluck_proto::{Fence, NodeId, PROTOCOL, wire};
+use sysinfo::System;
+
+use super::NodeConfig;
+use crate::probe::Speed;
+
+/// Revision of the arithmetic: builds with the same number give the same bits. Raised when a kernel's definition changes.
+const ARITHMETIC: u32 = 1;
+
+/// Memory left to the operating system and other programs: a tenth of the machine, within these bounds.
+const MIN_RESERVE_BYTES: u64 = 256 << 20;
+const MAX_RESERVE_BYTES: u64 = 2 << 30;
+
+/// Facts that do not change while the worker runs.
+pub(super) struct Machine {
+    pub node: NodeId,
+    pub speed: Speed,
+    name: String,
+    isa: Isa,
+    n_threads: usize,
+    memory_limit_bytes: Option<u64>,
+}
+
+impl Machine {
+    pub fn new(config: &NodeConfig, isa: Isa, speed: Speed) -> Self {
+        Machine {
+            node: NodeId(random_bytes()),
+            speed,
+            name: config.name.clone(),
+            isa,
+            n_threads: config.n_threads,
+            memory_limit_bytes: config.memory_limit_bytes,
+        }
+    }
+
+    /// Bytes that a plan may use now, `in_use_bytes` of which this worker's stage takes already. Where the system does not
+    /// tell how much is free, only a limit given by the user counts.
+    pub fn memory_budget_bytes(&self, in_use_bytes: u64) -> u64 {
+        let Some((available, total)) = memory() else {
+            return self.memory_limit_bytes.unwrap_or(0);
+        };
+        let reserve = (total / 10).clamp(MIN_RESERVE_BYTES, MAX_RESERVE_BYTES);
+        let free = (available + in_use_bytes).saturating_sub(reserve);
+        self.memory_limit_bytes
+            .map_or(free, |limit| limit.min(free))
+    }
+
+    pub fn describe(&self, in_use_bytes: u64, serving: Option<Fence>) -> wire::NodeInfo {
+        wire::NodeInfo {
+            protocol: PROTOCOL,
+            node_id: bytes::Bytes::copy_from_slice(&self.node.0),
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+            isa: self.isa.name().into(),
+            arithmetic: ARITHMETIC,
+            n_threads: self.n_threads as u32,
+            memory_budget_bytes: self.memory_budget_bytes(in_use_bytes),
+            memory_total_bytes: memory().map_or(0, |(_, total)| total),
+            speed: Some(wire::Speed {
+                weight_bytes_per_second: self.speed.weight_bytes_per_second,
+                macs_per_second: self.speed.macs_per_second,
+            }),
+            serving: serving.map(Into::into),
+        }
+    }
+}
+
+/// Available and total bytes, within the limits of a container.
+fn memory() -> Option<(u64, u64)> {
+    let mut system = System::new().ok()?;
+    system.refresh_memory();
+    Some(match system.cgroup_limits() {
+        Some(limits) if limits.total_memory < system.total_memory() => {
+            (limits.free_memory, limits.total_memory)
+        }
+        _ => (system.available_memory(), system.total_memory()),
+    })
+}
+
+/// Sixteen bytes that no other process has: hashed from the clock, the process and the address space.
+fn random_bytes() -> [u8; 16] {
+    use std::hash::{BuildHasher, RandomState};
+    let halves = [
+        RandomState::new().hash_one(0u64),
+        RandomState::new().hash_one(1u64),
+    ];
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&halves[0].to_le_bytes());
+    bytes[8..].copy_from_slice(&halves[1].to_le_bytes());
+    bytes
+}

@@ -1,0 +1,317 @@
+//! The gRPC services of a worker, and the little state they share.
+//!
+//! The state here is of the control plane: which plan is current and who controls it. Tokens pass it only as a plan that
+//! is looked up once a stream.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use potluck_proto::wire::stage_server::Stage as StageRpc;
+use potluck_proto::wire::worker_server::Worker as WorkerRpc;
+use potluck_proto::{Fence, FrameAssembler, PROTOCOL, StepResult, WireError, wire};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::describe::Machine;
+use super::{control, loading};
+use crate::compute::{Command, Compute};
+use crate::weights::WeightCache;
+
+/// Events that may wait for the coordinator to read them.
+const QUEUED_EVENTS: usize = 256;
+
+/// The services, cheap to clone.
+#[derive(Clone)]
+pub(super) struct Service {
+    shared: Arc<Shared>,
+}
+
+/// What the services share.
+pub(super) struct Shared {
+    pub machine: Machine,
+    pub cache: WeightCache,
+    pub compute: Compute,
+    state: Mutex<State>,
+    /// Bytes of the stage that is loaded.
+    pub in_use_bytes: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    plan: Option<Arc<Plan>>,
+    /// The newest fence accepted from each cluster.
+    newest: HashMap<potluck_proto::ClusterId, Fence>,
+    /// The coordinator that controls this worker now.
+    session: Option<Session>,
+}
+
+/// A coordinator's control session.
+pub(super) struct Session {
+    pub fence: Fence,
+    pub events: mpsc::Sender<Result<wire::ControlEvent, Status>>,
+}
+
+/// The plan that is being served.
+pub(super) struct Plan {
+    pub fence: Fence,
+    /// Bytes of payload a token on the edge into this stage.
+    pub bytes_per_token: usize,
+    /// Taken by the coordinator, at the last stage.
+    pub results: Mutex<Option<mpsc::Receiver<StepResult>>>,
+    /// Dropped when the plan ends, which ends its streams.
+    pub ended: watch::Sender<()>,
+    /// Counts streams of steps: a new one supersedes the one before.
+    streams: Arc<AtomicU64>,
+}
+
+impl Plan {
+    pub fn new(
+        fence: Fence,
+        bytes_per_token: usize,
+        results: Option<mpsc::Receiver<StepResult>>,
+    ) -> Self {
+        Plan {
+            fence,
+            bytes_per_token,
+            results: Mutex::new(results),
+            ended: watch::Sender::new(()),
+            streams: Arc::default(),
+        }
+    }
+}
+
+impl Shared {
+    pub fn new(machine: Machine, cache: WeightCache, compute: Compute) -> Self {
+        Shared {
+            machine,
+            cache,
+            compute,
+            state: Mutex::default(),
+            in_use_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn memory_budget_bytes(&self) -> u64 {
+        self.machine
+            .memory_budget_bytes(self.in_use_bytes.load(Ordering::Relaxed))
+    }
+
+    pub fn plan(&self) -> Option<Arc<Plan>> {
+        self.state().plan.clone()
+    }
+
+    /// Accepts a fence: it must not be older than what its cluster has sent, nor come from a second coordinator while
+    /// the first one is there.
+    pub fn accept(&self, fence: Fence) -> Result<(), Status> {
+        let mut state = self.state();
+        if let Some(session) = state
+            .session
+            .as_ref()
+            .filter(|session| !session.events.is_closed())
+            && session.fence.cluster != fence.cluster
+        {
+            return Err(Status::failed_precondition(format!(
+                "this worker serves cluster {}; stop that coordinator first",
+                session.fence.cluster
+            )));
+        }
+        let newest = state.newest.entry(fence.cluster).or_insert(fence);
+        if fence.is_older_than(newest) {
+            return Err(Status::failed_precondition(format!(
+                "plan {fence} is older than {newest}"
+            )));
+        }
+        *newest = fence;
+        Ok(())
+    }
+
+    /// Replaces the plan; the one before ends.
+    pub fn set_plan(&self, plan: Option<Arc<Plan>>) {
+        self.state().plan = plan;
+    }
+
+    /// Ends the current plan and frees its memory.
+    pub fn end_plan(&self) {
+        self.set_plan(None);
+        // A full queue means that the thread is about to notice by itself that nobody reads its output.
+        let _ = self.compute.commands.try_send(Command::Unload);
+    }
+
+    pub fn set_session(&self, session: Session) {
+        self.state().session = Some(session);
+    }
+
+    /// Whether a control session is open now.
+    pub fn is_controlled(&self) -> bool {
+        self.state()
+            .session
+            .as_ref()
+            .is_some_and(|session| !session.events.is_closed())
+    }
+
+    /// Tells the coordinator something. Without one, or with one that does not read, it is lost.
+    pub fn report(&self, fence: Fence, event: wire::control_event::Event) {
+        let state = self.state();
+        if let Some(session) = &state.session {
+            let event = wire::ControlEvent {
+                fence: Some(fence.into()),
+                event: Some(event),
+            };
+            if session.events.try_send(Ok(event)).is_err() {
+                tracing::warn!("an event could not be delivered to the coordinator");
+            }
+        }
+    }
+}
+
+impl Service {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Service { shared }
+    }
+
+    fn current_plan(&self, fence: &Fence) -> Result<Arc<Plan>, Status> {
+        let plan = self.shared.plan().filter(|plan| plan.fence == *fence);
+        plan.ok_or_else(|| Status::failed_precondition(format!("plan {fence} is not loaded here")))
+    }
+}
+
+/// A broken rule of the protocol, as a status.
+pub(super) fn invalid(err: WireError) -> Status {
+    Status::invalid_argument(err.to_string())
+}
+
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl WorkerRpc for Service {
+    type LoadStream = ResponseStream<wire::LoadProgress>;
+    type ControlStream = ResponseStream<wire::ControlEvent>;
+
+    async fn describe(
+        &self,
+        request: Request<wire::DescribeRequest>,
+    ) -> Result<Response<wire::NodeInfo>, Status> {
+        let theirs = request.get_ref().protocol;
+        if theirs.abs_diff(PROTOCOL) > 1 {
+            return Err(Status::failed_precondition(format!(
+                "the coordinator speaks protocol {theirs}, this worker {PROTOCOL}; update the older of the two"
+            )));
+        }
+        let serving = self.shared.plan().map(|plan| plan.fence);
+        let in_use = self.shared.in_use_bytes.load(Ordering::Relaxed);
+        Ok(Response::new(self.shared.machine.describe(in_use, serving)))
+    }
+
+    async fn load(
+        &self,
+        request: Request<wire::LoadRequest>,
+    ) -> Result<Response<Self::LoadStream>, Status> {
+        let request = loading::Request::from_wire(request.into_inner())?;
+        self.shared.accept(request.fence)?;
+        let (progress, stream) = mpsc::channel(16);
+        tokio::spawn(loading::run(Arc::clone(&self.shared), request, progress));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn control(
+        &self,
+        request: Request<Streaming<wire::ControlRequest>>,
+    ) -> Result<Response<Self::ControlStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests
+            .message()
+            .await?
+            .ok_or_else(|| Status::invalid_argument("no first message"))?;
+        let fence = Fence::try_from(&first.fence).map_err(invalid)?;
+        self.shared.accept(fence)?;
+        let (events, stream) = mpsc::channel(QUEUED_EVENTS);
+        self.shared.set_session(Session {
+            fence,
+            events: events.clone(),
+        });
+        tokio::spawn(control::run(
+            Arc::clone(&self.shared),
+            first,
+            requests,
+            events,
+        ));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+#[tonic::async_trait]
+impl StageRpc for Service {
+    type ResultsStream = ResponseStream<wire::StepResult>;
+
+    async fn steps(
+        &self,
+        request: Request<Streaming<wire::StepFrame>>,
+    ) -> Result<Response<wire::StepsClosed>, Status> {
+        let mut frames = request.into_inner();
+        let Some(first) = frames.message().await? else {
+            return Ok(Response::new(wire::StepsClosed {}));
+        };
+        let fence = Fence::try_from(&first.fence).map_err(invalid)?;
+        let plan = self.current_plan(&fence)?;
+        let streams = Arc::clone(&plan.streams);
+        let stream = streams.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut ended = plan.ended.subscribe();
+        let mut assembler = FrameAssembler::new(plan.bytes_per_token);
+        // The plan ends when the service lets go of it, so nobody else may hold on to it.
+        drop(plan);
+        let mut frame = Some(first);
+        while let Some(next) = frame {
+            let is_current = streams.load(Ordering::Relaxed) == stream;
+            if Fence::try_from(&next.fence).map_err(invalid)? != fence || !is_current {
+                return Err(Status::failed_precondition(
+                    "these steps belong to an older plan or stream",
+                ));
+            }
+            if let Some(arrived) = assembler.push(next).map_err(invalid)? {
+                let sent = self
+                    .shared
+                    .compute
+                    .commands
+                    .send(Command::Step(arrived))
+                    .await;
+                sent.map_err(|_| Status::internal("the compute thread has stopped"))?;
+            }
+            frame = tokio::select! {
+                message = frames.message() => message?,
+                _ = ended.changed() => None,
+            };
+        }
+        Ok(Response::new(wire::StepsClosed {}))
+    }
+
+    async fn results(
+        &self,
+        request: Request<wire::ResultsRequest>,
+    ) -> Result<Response<Self::ResultsStream>, Status> {
+        let fence = Fence::try_from(&request.get_ref().fence).map_err(invalid)?;
+        let plan = self.current_plan(&fence)?;
+        let taken = plan
+            .results
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let results = taken.ok_or_else(|| {
+            Status::failed_precondition(
+                "this is not the last stage, or its results are being read already",
+            )
+        })?;
+        let stream = tokio_stream::StreamExt::map(
+            ReceiverStream::new(results),
+            move |result: StepResult| Ok(result.to_wire(fence.into())),
+        );
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
