@@ -1,0 +1,17 @@
+//! The HTTP API over real sockets and the real engine. The ring behind it is a stand-in that says what the last message asks
+//! it to say (`ring.rs`), and the tokenizer is a small real one (`model.rs`), so every answer is known.
+
+mod client;
+mod model;
+mod ring;
+mod server;
+
+mod answers;
+mod cancellation;
+mod cluster;
+mod failures;
+mod logs;
+mod origins;
+mod refusals;
+mod slowness;
+mod text_level;
