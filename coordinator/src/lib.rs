@@ -1,5 +1,6 @@
 #![forbid(unsafe_code)]
 pub mod answer;
+pub mod cluster;
 pub mod dirs;
 pub mod engine;
 pub mod fetch;
