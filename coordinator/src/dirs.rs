@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn each_system_has_its_custom_and_the_user_the_last_word() {
-        let table: [(System, &[(&str, &str)], &str); 6] = [
+        type Case<'a> = (System, &'a [(&'a str, &'a str)], &'a str);
+        let table: [Case<'_>; 6] = [
             (System::Unix, &[("HOME", "/h")], "/h/.cache/potluck"),
             (
                 System::Unix,

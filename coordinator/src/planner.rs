@@ -116,7 +116,8 @@ impl StagePlan {
     }
 }
 
-/// Cuts the model into stages, or says what is missing.
+/// Cuts the model into stages, or says what is missing. Takes microseconds for a handful of workers and up to some seconds for
+/// 64 of them and the deepest model: plan for more than a handful on a thread that may block.
 pub fn plan(request: &PlanRequest) -> Result<Plan, PlanError> {
     let n_stages = check(request)?;
     let costs = SpanCosts::new(request);

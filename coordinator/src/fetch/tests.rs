@@ -119,10 +119,12 @@ impl Shop {
 fn pieces_become_the_model_and_a_second_fetch_does_nothing() {
     let long = vec![7; 3 << 20];
     let shop = Shop::new(&[b"GGUF", &long, b"end"]);
-    let mut seen = Vec::new();
+    let (mut seen, mut done_bytes) = (Vec::new(), 0);
     let path = shop
         .fetch_watching(&AtomicBool::new(false), &mut |progress| {
+            assert!(progress.done_bytes >= done_bytes, "the bar went back");
             assert!(progress.done_bytes <= progress.total_bytes);
+            done_bytes = progress.done_bytes;
             seen.push(progress.activity.to_owned());
         })
         .unwrap();

@@ -4,7 +4,7 @@
 //! found for every number of stages; then, among all cuts that reach it, the one whose times are most even (least sum of
 //! squares), so that no worker carries more than it has to. Times are whole nanoseconds: ties are ties on every machine.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::Candidate;
 use super::cost::SpanCosts;
@@ -41,13 +41,12 @@ impl<'a> Cuts<'a> {
             slowest_ns: Vec::new(),
         };
         let time = |worker, layers: &Range<usize>| cuts.stage_ns(worker, layers).map(u128::from);
-        let table = Table::fill(
-            workers.len(),
-            costs.n_layers(),
-            most_stages,
-            time,
-            u128::max,
-        );
+        let shape = Shape {
+            n_workers: workers.len(),
+            n_layers: costs.n_layers(),
+            n_stages: 1..=most_stages,
+        };
+        let table = Table::fill(shape, time, u128::max);
         cuts.slowest_ns = (0..=most_stages)
             .map(|n_stages| table.total(n_stages).and_then(|ns| u64::try_from(ns).ok()))
             .collect();
@@ -61,8 +60,12 @@ impl<'a> Cuts<'a> {
             let ns = self.stage_ns(worker, layers).filter(|&ns| ns <= limit)?;
             Some(u128::from(ns) * u128::from(ns))
         };
-        let (n_workers, n_layers) = (self.workers.len(), self.costs.n_layers());
-        Table::fill(n_workers, n_layers, n_stages, square, u128::saturating_add).cuts(n_stages)
+        let shape = Shape {
+            n_workers: self.workers.len(),
+            n_layers: self.costs.n_layers(),
+            n_stages: n_stages..=n_stages,
+        };
+        Table::fill(shape, square, u128::saturating_add).cuts(n_stages)
     }
 
     /// The best cut with as many stages as memory allows.
@@ -84,15 +87,32 @@ impl<'a> Cuts<'a> {
             return None;
         }
         let seconds = self.costs.read_bytes(layers) as f64 / self.speeds[worker];
-        // Out of range floats saturate; at most 2^64 bytes over 10^5 a second stay below 2^64 microseconds.
+        // What is beyond 64 bits becomes the largest number, which loses against every real time.
         Some((seconds * 1e9).round() as u64)
+    }
+}
+
+/// What a table is about.
+struct Shape {
+    n_workers: usize,
+    n_layers: usize,
+    /// Numbers of stages that are asked for.
+    n_stages: RangeInclusive<usize>,
+}
+
+impl Shape {
+    /// Numbers of stages that can matter once `worker` has been offered its part: each worker is at most one of them, and
+    /// those behind it must be able to make up what is missing.
+    fn stages_with(&self, worker: usize) -> RangeInclusive<usize> {
+        let behind = self.n_workers - 1 - worker;
+        let fewest = self.n_stages.start().saturating_sub(behind).max(1);
+        fewest..=(*self.n_stages.end()).min(worker + 1)
     }
 }
 
 /// Best values and how they came about, for all workers considered.
 struct Table {
-    n_layers: usize,
-    most_stages: usize,
+    shape: Shape,
     /// `best[s][l]`: value of the best way to give layers `0..l` to `s` of the workers.
     best: Vec<Vec<Option<u128>>>,
     /// `from[w][s][l]`: worker `w` improved that value by taking layers from this one on to `l`.
@@ -103,17 +123,15 @@ impl Table {
     /// `stage` gives the value of a span on a worker and must not find a longer span possible where a shorter one is not;
     /// `join` adds a stage's value to that of the stages before it.
     fn fill(
-        n_workers: usize,
-        n_layers: usize,
-        most_stages: usize,
+        shape: Shape,
         stage: impl Fn(usize, &Range<usize>) -> Option<u128>,
         join: fn(u128, u128) -> u128,
     ) -> Table {
+        let n_workers = shape.n_workers;
         let mut table = Table {
-            n_layers,
-            most_stages,
-            best: vec![vec![None; n_layers + 1]; most_stages + 1],
+            best: vec![vec![None; shape.n_layers + 1]; shape.n_stages.end() + 1],
             from: Vec::with_capacity(n_workers),
+            shape,
         };
         table.best[0][0] = Some(0);
         for worker in 0..n_workers {
@@ -129,38 +147,49 @@ impl Table {
         join: fn(u128, u128) -> u128,
     ) {
         let before = self.best.clone();
-        let mut from = vec![vec![None; self.n_layers + 1]; self.most_stages + 1];
-        for to in 1..=self.n_layers {
+        let no_start = vec![None; self.shape.n_layers + 1];
+        self.from.push(vec![no_start; before.len()]);
+        for to in 1..=self.shape.n_layers {
             for start in (0..to).rev() {
-                let Some(value) = stage(&(start..to)) else {
-                    break;
-                };
-                for n_stages in 1..=self.most_stages {
-                    let Some(behind) = before[n_stages - 1][start] else {
-                        continue;
-                    };
-                    let joined = join(behind, value);
-                    let best = &mut self.best[n_stages][to];
-                    if best.is_none_or(|best| joined < best) {
-                        *best = Some(joined);
-                        // Layers are at most MAX_PLANNED_LAYERS.
-                        from[n_stages][to] = Some(start as u16);
-                    }
+                let layers = start..to;
+                match stage(&layers) {
+                    Some(value) => self.improve(&before, layers, |behind| join(behind, value)),
+                    None => break,
                 }
             }
         }
-        self.from.push(from);
+    }
+
+    /// Lets the worker of the last entry in `from` take `layers` as one more stage wherever that is better.
+    fn improve(
+        &mut self,
+        before: &[Vec<Option<u128>>],
+        layers: Range<usize>,
+        joined: impl Fn(u128) -> u128,
+    ) {
+        let worker = self.from.len() - 1;
+        for n_stages in self.shape.stages_with(worker) {
+            let Some(behind) = before[n_stages - 1][layers.start] else {
+                continue;
+            };
+            let (value, best) = (joined(behind), &mut self.best[n_stages][layers.end]);
+            if best.is_none_or(|best| value < best) {
+                *best = Some(value);
+                // Layers are at most MAX_PLANNED_LAYERS.
+                self.from[worker][n_stages][layers.end] = Some(layers.start as u16);
+            }
+        }
     }
 
     /// Value of all layers on exactly `n_stages` workers.
     fn total(&self, n_stages: usize) -> Option<u128> {
-        self.best[n_stages][self.n_layers]
+        self.best[n_stages][self.shape.n_layers]
     }
 
     /// Walks back from the last layer: the last worker that improved a value is the one that holds it.
     fn cuts(&self, n_stages: usize) -> Option<Vec<Cut>> {
         self.total(n_stages)?;
-        let (mut to, mut stages_left) = (self.n_layers, n_stages);
+        let (mut to, mut stages_left) = (self.shape.n_layers, n_stages);
         let mut cuts = Vec::with_capacity(n_stages);
         for worker in (0..self.from.len()).rev() {
             if stages_left == 0 {

@@ -26,7 +26,8 @@ const FRAMES_AHEAD: usize = 2;
 /// How long a fetch waits for its turn before the client is told to try another source.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a client may take nothing before its fetch is given up. It can resume where it was.
+/// How long a client may take nothing before its fetch is given up. It then sees a stream that ends early, and can resume from
+/// the offset that it has.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves the tensors of a set of models. Clones serve the same set and share its limits.
