@@ -1,20 +1,23 @@
 //! One line for each request, and never a word of what was asked or answered.
 
+use std::cell::RefCell;
 use std::io;
-use std::sync::{Arc, Mutex};
 
 use serde_json::json;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::client::{ask, chat, open, post, with};
 use crate::server::{self, ENDLESS};
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// What this test logs: a test, its server and its ring share one thread.
+    static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Lines;
 
 impl io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LINES.with_borrow_mut(|lines| lines.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -23,23 +26,14 @@ impl io::Write for Lines {
     }
 }
 
-impl MakeWriter<'_> for Lines {
-    type Writer = Lines;
-
-    fn make_writer(&self) -> Lines {
-        self.clone()
-    }
-}
-
 #[tokio::test]
 async fn each_request_is_one_line_without_its_text() {
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt()
+    // For all threads: a subscriber of this thread alone would miss what other tests have logged before it came.
+    tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_ansi(false)
-        .with_writer(lines.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+        .with_writer(|| Lines)
+        .init();
     let server = server::start(ENDLESS).await;
     ask(server.address, &chat("say:canary")).await;
     ask(
@@ -60,7 +54,7 @@ async fn each_request_is_one_line_without_its_text() {
     );
     server::until_idle(&server).await;
 
-    let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let log = String::from_utf8(LINES.take()).unwrap();
     assert!(!log.contains("canary"), "{log}");
     let outcomes = [("\"done\"", 2), ("\"refused\"", 2), ("\"disconnected\"", 1)];
     for (outcome, count) in outcomes {
