@@ -75,3 +75,39 @@ fn shapes_that_cannot_be_are_refused() {
     assert_eq!(pack(0, 256, 0), None);
     assert_eq!(pack(8, 0, 0), None);
 }
+
+/// The bits that the format's own Python package gives: see `data/make_vectors.py`.
+#[test]
+fn dequantised_values_are_the_formats() {
+    let mut seen = Vec::new();
+    for line in include_str!("data/blocks.txt").lines() {
+        let [name, bytes, bits] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("three fields in {line}")
+        };
+        let ty = WeightType::ALL
+            .into_iter()
+            .find(|ty| ty.name() == name)
+            .unwrap();
+        let bytes: Vec<u8> = hex(bytes, 2).map(|byte| byte as u8).collect();
+        let expected: Vec<u32> = hex(bits, 8).collect();
+        let mut values = vec![0.0; expected.len()];
+        dequantize(ty, &bytes, &mut values);
+        assert_eq!(
+            values.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+            expected,
+            "{line}"
+        );
+        seen.push(ty);
+    }
+    assert!(
+        WeightType::ALL.iter().all(|ty| seen.contains(ty)),
+        "every type has a case"
+    );
+}
+
+/// Numbers of `width` hexadecimal digits.
+fn hex(digits: &str, width: usize) -> impl Iterator<Item = u32> {
+    (0..digits.len())
+        .step_by(width)
+        .map(move |at| u32::from_str_radix(&digits[at..at + width], 16).unwrap())
+}

