@@ -1,4 +1,4 @@
-//! Where files that can be made again are kept: fetched models and the hashes of their tensors.
+//! Where files are kept: those that can be made again (fetched models, weights, hashes of tensors), and the cluster's state.
 //!
 //! `POTLUCK_CACHE` wins everywhere; without it each system's own custom decides.
 
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// The environment names no place for a cache.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there is no place for the cache: neither POTLUCK_CACHE nor {0} is set; set POTLUCK_CACHE to a folder with room for models"
+    "there is no place for potluck's files: {0} is not set; set POTLUCK_CACHE to a folder with room for models and POTLUCK_STATE to one for the cluster's state"
 )]
 pub struct NoCacheDir(&'static str);
 
@@ -20,6 +20,24 @@ pub fn cache_dir() -> Result<PathBuf, NoCacheDir> {
         () => System::Unix,
     };
     cache_dir_of(system, |name| std::env::var_os(name))
+}
+
+/// The folder of this user for what must last: which cluster this is. It is not created here.
+pub fn state_dir() -> Result<PathBuf, NoCacheDir> {
+    let path = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(chosen) = path("POTLUCK_STATE") {
+        return Ok(chosen);
+    }
+    let under_home = |name, folder: &str| path(name).map(|home| home.join(folder).join("potluck"));
+    let found = if cfg!(windows) {
+        under_home("APPDATA", "").ok_or("APPDATA")
+    } else if cfg!(target_os = "macos") {
+        under_home("HOME", "Library/Application Support").ok_or("HOME")
+    } else {
+        let stated = path("XDG_STATE_HOME").filter(|p| p.is_absolute()).map(|p| p.join("potluck"));
+        stated.or_else(|| under_home("HOME", ".local/state")).ok_or("HOME")
+    };
+    found.map_err(NoCacheDir)
 }
 
 #[derive(Debug, Clone, Copy)]

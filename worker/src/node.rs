@@ -43,8 +43,8 @@ pub struct NodeConfig {
     pub memory_limit_bytes: Option<u64>,
     /// Name of the cluster it belongs to.
     pub cluster: String,
-    /// Interface that it advertises itself on; none without mDNS.
-    pub advertise_on: Option<String>,
+    /// Advertise by mDNS, on the loopback interface only while links are plaintext.
+    pub advertise: bool,
 }
 
 /// A worker that cannot start.
@@ -118,14 +118,9 @@ impl Node {
             compute,
         ));
         let advert = Advert::new(shared.machine.node, &config.cluster);
-        let advertisement = match &config.advertise_on {
-            Some(interface) => Some(Advertisement::publish(
-                interface,
-                &config.name,
-                address,
-                &advert,
-            )?),
-            None => None,
+        let advertisement = match config.advertise {
+            true => Some(Advertisement::publish(&config.name, address, &advert)?),
+            false => None,
         };
         Ok(Node {
             listener,

@@ -1,4 +1,4 @@
-//! The worker's mDNS record, on one interface.
+//! The worker's mDNS record, on the loopback interface.
 
 use std::net::SocketAddr;
 
@@ -8,10 +8,10 @@ use potluck_proto::advert::{Advert, SERVICE_TYPE};
 /// mDNS does not work here.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "this worker cannot be advertised by mDNS on {interface}: {source}; start it with --no-mdns and name it to the coordinator with --join"
+    "this worker cannot be advertised by mDNS: {source}; start it with --no-mdns and name it to the coordinator with --join"
 )]
 pub struct AdvertiseError {
-    interface: String,
+    #[from]
     source: mdns_sd::Error,
 }
 
@@ -24,35 +24,28 @@ pub(super) struct Advertisement {
 impl Advertisement {
     /// Publishes `advert` for a worker at `address`.
     pub fn publish(
-        interface: &str,
         name: &str,
         address: SocketAddr,
         advert: &Advert,
     ) -> Result<Self, AdvertiseError> {
-        let publish = || -> Result<Self, mdns_sd::Error> {
-            let daemon = ServiceDaemon::new()?;
-            daemon.disable_interface(IfKind::All)?;
-            daemon.enable_interface(IfKind::LoopbackV4)?;
-            daemon.enable_interface(IfKind::Name(interface.to_owned()))?;
-            // Instance names must differ between workers of one name; host names may not contain dots.
-            let instance = format!("{name} {}", advert.node);
-            let host = format!("potluck-{}.local.", advert.node);
-            let info = ServiceInfo::new(
-                SERVICE_TYPE,
-                &instance,
-                &host,
-                address.ip(),
-                address.port(),
-                &advert.to_txt()[..],
-            )?;
-            let fullname = info.get_fullname().to_owned();
-            daemon.register(info)?;
-            Ok(Advertisement { daemon, fullname })
-        };
-        publish().map_err(|source| AdvertiseError {
-            interface: interface.to_owned(),
-            source,
-        })
+        let daemon = ServiceDaemon::new()?;
+        daemon.disable_interface(IfKind::All)?;
+        daemon.enable_interface(IfKind::LoopbackV4)?;
+        // Instance names must differ between workers of one name; host names may not contain dots.
+        let instance = format!("{name} {}", advert.node);
+        let host = format!("potluck-{}.local.", advert.node);
+        let txt = advert.to_txt();
+        let info = ServiceInfo::new(
+            SERVICE_TYPE,
+            &instance,
+            &host,
+            address.ip(),
+            address.port(),
+            &txt[..],
+        )?;
+        let fullname = info.get_fullname().to_owned();
+        daemon.register(info)?;
+        Ok(Advertisement { daemon, fullname })
     }
 }
 

@@ -1,0 +1,11 @@
+//! The commands.
+
+pub mod bench;
+pub mod demo;
+pub mod eval;
+pub mod nodes;
+pub mod plan;
+pub mod run;
+pub mod serve;
+pub mod status;
+pub mod worker;

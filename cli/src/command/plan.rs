@@ -1,0 +1,80 @@
+//! `potluck plan`: who would get which layers.
+
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use potluck_coordinator::cluster::candidates;
+use potluck_coordinator::planner::{self, PlanRequest};
+
+use crate::flags::{CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags};
+use crate::setup::progress::Bars;
+use crate::setup::{cluster, local_worker, model, signal};
+
+use super::nodes;
+
+/// Show how a model's layers would be placed on the workers that are found and on this machine: memory needed and offered,
+/// and what limits the speed. Nothing is loaded.
+#[derive(ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelFlags,
+    /// Use exactly this many workers
+    #[arg(long, env = "POTLUCK_STAGES", value_name = "N")]
+    stages: Option<usize>,
+    /// Do not plan with this machine, only with workers
+    #[arg(long, env = "POTLUCK_NO_WORKER")]
+    no_worker: bool,
+    /// How long to look for workers, in seconds
+    #[arg(
+        long,
+        env = "POTLUCK_WAIT",
+        value_name = "SECONDS",
+        default_value_t = 2.0
+    )]
+    wait: f64,
+    /// Print the plan as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    capacity: CapacityFlags,
+    #[command(flatten)]
+    machine: MachineFlags,
+    #[command(flatten)]
+    network: NetworkFlags,
+    #[command(flatten)]
+    join: JoinFlags,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let bars = Bars::new();
+    let path = model::locate(&args.model.model, &bars).await?;
+    signal::interruptible(plan(args, path, bars)).await
+}
+
+async fn plan(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Result<()> {
+    let wait = Duration::try_from_secs_f64(args.wait)?;
+    let model = model::open(path, &bars).await?;
+    let mut join = args.join.join.clone();
+    if !args.no_worker {
+        join.push(local_worker::start_inside(&args.machine, &args.network).await?);
+    }
+    let workers = nodes::find(&args.network, &join, wait).await?;
+    let request = PlanRequest {
+        model: model.cost(),
+        context_tokens: model::context_tokens(&args.capacity, &model)?,
+        max_sequences: args.capacity.max_sequences,
+        max_step_tokens: cluster::MAX_STEP_TOKENS,
+        workers: candidates(
+            workers
+                .iter()
+                .map(|worker| (worker.node, worker.address, &worker.info)),
+        ),
+        n_stages: args.stages,
+    };
+    let plan = planner::plan(&request)?;
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&plan)?),
+        false => print!("{plan}"),
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! `potluck serve`: a coordinator and, unless told otherwise, a worker beside it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use potluck_coordinator::answer::Answerer;
+use potluck_coordinator::cluster::{Cluster, ClusterEvent, Identity, WorkerCount};
+use potluck_coordinator::dirs;
+use potluck_coordinator::http::{self, ApiState, ClusterView};
+use tokio::net::TcpListener;
+
+use crate::flags::{CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags};
+use crate::setup::progress::Bars;
+use crate::setup::{cluster, local_worker, model, signal};
+
+/// Where the API listens unless told otherwise.
+pub const DEFAULT_HTTP: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7460);
+
+/// Serve a model: find workers, split the model over them and this machine, and answer over the OpenAI API.
+///
+/// Point a program at http://127.0.0.1:7460/v1 with any API key.
+#[derive(ClapArgs)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelFlags,
+    /// Where the API listens; only this machine's own addresses while it is not encrypted
+    #[arg(long, env = "POTLUCK_HTTP", value_name = "HOST:PORT", default_value_t = DEFAULT_HTTP)]
+    http: SocketAddr,
+    /// Wait for this many workers before the model is placed
+    #[arg(long, env = "POTLUCK_WORKERS", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+    /// Do not compute on this machine, only on workers
+    #[arg(long, env = "POTLUCK_NO_WORKER")]
+    no_worker: bool,
+    /// Print one JSON object a line for each thing that happens
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    capacity: CapacityFlags,
+    #[command(flatten)]
+    machine: MachineFlags,
+    #[command(flatten)]
+    network: NetworkFlags,
+    #[command(flatten)]
+    join: JoinFlags,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    http::check_loopback(args.http)?;
+    let bars = Bars::new();
+    let path = model::locate(&args.model.model, &bars).await?;
+    match signal::interruptible(serve(args, path, bars)).await {
+        // Ctrl-C is how a server is meant to end.
+        Err(err) if err.is::<signal::Interrupted>() => Ok(()),
+        result => result,
+    }
+}
+
+async fn serve(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Result<()> {
+    let model = model::open(path, &bars).await?;
+    let context_tokens = model::context_tokens(&args.capacity, &model)?;
+    let served = model::served(&model, context_tokens)?;
+    let mut join = args.join.join.clone();
+    if !args.no_worker {
+        join.push(local_worker::start_inside(&args.machine, &args.network).await?);
+    }
+    let wanted = cluster::Wanted {
+        identity: Identity::next_start(&dirs::state_dir()?)?,
+        workers: WorkerCount::AtLeast(usize::from(args.workers)),
+        join,
+        context_tokens,
+        max_sequences: args.capacity.max_sequences,
+    };
+    let cluster = cluster::start(wanted, &args.network, &model).await?;
+    let teller = tokio::spawn(tell(cluster.events(), args.json));
+    let answerer = Answerer::new(served, cluster.engine.clone());
+    let result = http(answerer, &cluster, args.http).await;
+    teller.abort();
+    result
+}
+
+/// Serves the API until the process is asked to end.
+pub async fn http(
+    answerer: Answerer,
+    cluster: &Cluster,
+    address: SocketAddr,
+) -> anyhow::Result<()> {
+    http::check_loopback(address)?;
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("the API cannot listen on {address}; is another server using the port? (--http)")
+    })?;
+    let address = listener.local_addr()?;
+    eprintln!(
+        "serving {} at http://{address}/v1 (Ctrl-C ends)",
+        answerer.model().name
+    );
+    let state = ApiState {
+        answerer,
+        cluster: ClusterView {
+            status: cluster.status.clone(),
+        },
+    };
+    http::serve(listener, http::router(state), signal::asked_to_end()).await?;
+    Ok(())
+}
+
+/// Says what happens in the cluster, a line each.
+async fn tell(mut events: tokio::sync::broadcast::Receiver<ClusterEvent>, json: bool) {
+    use tokio::sync::broadcast::error::RecvError;
+    loop {
+        match events.recv().await {
+            Ok(event) if json => {
+                if let Some(event) = event_json(&event) {
+                    println!("{event}");
+                }
+            }
+            Ok(event) => {
+                if let Some(line) = event_line(&event) {
+                    eprintln!("{line}");
+                }
+            }
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn event_line(event: &ClusterEvent) -> Option<String> {
+    Some(match event {
+        ClusterEvent::WorkerFound { name, address } => format!("found worker {name} at {address}"),
+        ClusterEvent::WorkerLost { name, why } => format!("lost worker {name}: {why}"),
+        ClusterEvent::Planned(plan) => plan.to_string(),
+        ClusterEvent::Fetching { .. } | ClusterEvent::Loading { .. } => return None,
+        ClusterEvent::Loaded {
+            name,
+            fetched_bytes,
+            cached_bytes,
+            load_ms,
+        } => format!(
+            "worker {name} holds its layers: {fetched_bytes} bytes fetched, {cached_bytes} found on its disk, {load_ms} ms"
+        ),
+        ClusterEvent::Ready { ring_us } => {
+            format!("ready: an empty step takes {ring_us} us round the ring")
+        }
+        ClusterEvent::Down { why } => format!("not ready: {why}"),
+    })
+}
+
+fn event_json(event: &ClusterEvent) -> Option<serde_json::Value> {
+    use serde_json::json;
+    Some(match event {
+        ClusterEvent::WorkerFound { name, address } => {
+            json!({"event": "worker_found", "name": name, "address": address})
+        }
+        ClusterEvent::WorkerLost { name, why } => {
+            json!({"event": "worker_lost", "name": name, "why": why})
+        }
+        ClusterEvent::Planned(plan) => json!({"event": "planned", "plan": plan}),
+        ClusterEvent::Fetching { .. } | ClusterEvent::Loading { .. } => return None,
+        ClusterEvent::Loaded {
+            name,
+            fetched_bytes,
+            cached_bytes,
+            load_ms,
+        } => json!({
+            "event": "loaded", "name": name, "fetched_bytes": fetched_bytes, "cached_bytes": cached_bytes,
+            "load_ms": load_ms,
+        }),
+        ClusterEvent::Ready { ring_us } => json!({"event": "ready", "ring_us": ring_us}),
+        ClusterEvent::Down { why } => json!({"event": "down", "why": why}),
+    })
+}

@@ -1,0 +1,114 @@
+//! Flags that several commands share.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Which model.
+#[derive(Args, Clone)]
+pub struct ModelFlags {
+    /// A GGUF file, or the name of a model that potluck can fetch (see `potluck demo --help`)
+    #[arg(long, env = "POTLUCK_MODEL", value_name = "NAME|PATH")]
+    pub model: String,
+}
+
+/// How workers are found.
+#[derive(Args, Clone)]
+pub struct NetworkFlags {
+    /// Network interface for mDNS; only loopback interfaces while links between nodes are not encrypted
+    #[arg(long, env = "POTLUCK_INTERFACE", value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Name that a coordinator and its workers share, so that two clusters on one network stay apart
+    #[arg(long, env = "POTLUCK_CLUSTER", value_name = "NAME", default_value = potluck_proto::advert::DEFAULT_CLUSTER)]
+    pub cluster: String,
+    /// Do not use mDNS
+    #[arg(long, env = "POTLUCK_NO_MDNS")]
+    pub no_mdns: bool,
+}
+
+/// Workers named by the user.
+#[derive(Args, Clone)]
+pub struct JoinFlags {
+    /// A worker to use besides those that are found, such as 127.0.0.1:7461; may be given several times
+    #[arg(
+        long,
+        env = "POTLUCK_JOIN",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub join: Vec<SocketAddr>,
+}
+
+/// How much a cluster promises.
+#[derive(Args, Clone)]
+pub struct CapacityFlags {
+    /// Tokens that a prompt and its answer may take together [default: 4096, or what the model was trained for if less]
+    #[arg(long, env = "POTLUCK_CONTEXT", value_name = "TOKENS")]
+    pub context: Option<u32>,
+    /// Answers computed at the same time; more wait their turn
+    #[arg(long, env = "POTLUCK_MAX_SEQUENCES", value_name = "N", default_value_t = 4,
+          value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub max_sequences: u32,
+}
+
+/// What this machine lends.
+#[derive(Args, Clone)]
+pub struct MachineFlags {
+    /// Threads that compute [default: the number of cores]
+    #[arg(long, env = "POTLUCK_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+    /// Memory that layers may take, in MiB [default: what is free, less a reserve]
+    #[arg(long, env = "POTLUCK_MEMORY_LIMIT", value_name = "MIB")]
+    pub memory_limit: Option<u64>,
+    /// Directory for weights that were fetched [default: weights in potluck's cache directory]
+    #[arg(long, env = "POTLUCK_WEIGHTS", value_name = "DIR")]
+    pub weights: Option<PathBuf>,
+}
+
+/// How the next token is chosen.
+#[derive(Args, Clone)]
+pub struct SamplingFlags {
+    /// 0 always takes the most likely token; higher is more varied
+    #[arg(
+        long,
+        env = "POTLUCK_TEMPERATURE",
+        value_name = "T",
+        default_value_t = 0.0
+    )]
+    pub temperature: f32,
+    /// Same seed, same answer [default: a new one each time]
+    #[arg(long, env = "POTLUCK_SEED", value_name = "N")]
+    pub seed: Option<u64>,
+    /// Keep only the K most likely tokens; 0 keeps all
+    #[arg(long, env = "POTLUCK_TOP_K", value_name = "K", default_value_t = 0)]
+    pub top_k: u32,
+    /// Keep the most likely tokens that together reach this probability
+    #[arg(long, env = "POTLUCK_TOP_P", value_name = "P", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Keep tokens at least this likely relative to the most likely one
+    #[arg(long, env = "POTLUCK_MIN_P", value_name = "P", default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Makes tokens of the last 64 less likely; 1 is off
+    #[arg(
+        long,
+        env = "POTLUCK_REPEAT_PENALTY",
+        value_name = "R",
+        default_value_t = 1.0
+    )]
+    pub repeat_penalty: f32,
+}
+
+impl SamplingFlags {
+    /// The parameters of an answer.
+    pub fn sampling(&self) -> potluck_proto::Sampling {
+        potluck_proto::Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            ..potluck_proto::Sampling::greedy()
+        }
+    }
+}

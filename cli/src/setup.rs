@@ -1,0 +1,9 @@
+//! What several commands need.
+
+pub mod cluster;
+pub mod local_worker;
+pub mod log;
+pub mod model;
+pub mod network;
+pub mod progress;
+pub mod signal;

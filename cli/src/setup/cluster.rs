@@ -1,0 +1,104 @@
+//! A cluster for a command: started, watched until it is ready.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use potluck_coordinator::cluster::{Cluster, ClusterConfig, ClusterEvent, Identity, WorkerCount};
+use potluck_coordinator::planner::Plan;
+use potluck_coordinator::store::Model;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::progress::{Bars, ClusterBars};
+use crate::flags::NetworkFlags;
+use crate::setup::network;
+
+/// Tokens in one step: a prompt flows in chunks of at most this many.
+pub const MAX_STEP_TOKENS: u32 = 512;
+
+/// What a command wants of its cluster.
+pub struct Wanted {
+    pub identity: Identity,
+    pub workers: WorkerCount,
+    pub join: Vec<SocketAddr>,
+    pub context_tokens: u32,
+    pub max_sequences: u32,
+}
+
+/// Starts looking for workers.
+pub async fn start(
+    wanted: Wanted,
+    network: &NetworkFlags,
+    model: &Arc<Model>,
+) -> anyhow::Result<Cluster> {
+    let config = ClusterConfig {
+        identity: wanted.identity,
+        name: network.cluster.clone(),
+        discover: network::mdns_allowed(network)?,
+        join: wanted.join,
+        workers: wanted.workers,
+        context_tokens: wanted.context_tokens,
+        max_sequences: wanted.max_sequences,
+        max_step_tokens: MAX_STEP_TOKENS,
+    };
+    Ok(Cluster::start(config, Arc::clone(model)).await?)
+}
+
+/// What a worker moved to hold its layers.
+#[derive(Clone)]
+pub struct LoadedStage {
+    pub name: String,
+    pub fetched_bytes: u64,
+    pub cached_bytes: u64,
+}
+
+/// A cluster that answers.
+pub struct Ready {
+    pub plan: Plan,
+    pub loaded: Vec<LoadedStage>,
+    pub ring_us: u64,
+}
+
+/// Waits until the cluster is ready, showing how it gets there. Something that will not heal by itself ends the wait.
+pub async fn until_ready(cluster: &Cluster, bars: &Bars) -> anyhow::Result<Ready> {
+    let mut events = cluster.events();
+    let mut cluster_bars = ClusterBars::new(bars);
+    let (mut plan, mut loaded) = (None, Vec::new());
+    loop {
+        let event = match events.recv().await {
+            Ok(event) => event,
+            // Only progress can be that frequent, and the next one replaces it.
+            Err(RecvError::Lagged(_)) => continue,
+            Err(RecvError::Closed) => bail!("the coordinator stopped"),
+        };
+        cluster_bars.show(&event);
+        match event {
+            ClusterEvent::Planned(new) => {
+                loaded.clear();
+                plan = Some(new);
+            }
+            ClusterEvent::Loaded {
+                name,
+                fetched_bytes,
+                cached_bytes,
+                ..
+            } => {
+                loaded.push(LoadedStage {
+                    name,
+                    fetched_bytes,
+                    cached_bytes,
+                });
+            }
+            ClusterEvent::Ready { ring_us } => {
+                let plan = plan.context("the cluster is ready without a plan")?;
+                return Ok(Ready {
+                    plan,
+                    loaded,
+                    ring_us,
+                });
+            }
+            ClusterEvent::Down { why } => bail!("{why}"),
+            _ => {}
+        }
+    }
+}
