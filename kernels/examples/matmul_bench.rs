@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use potluck_kernels::{Isa, Kernels, PackedMatrix, Pool, QuantizedRows, Rows, WeightType};
 
 /// (inputs, outputs): the projections of small models; and enough matrices of each to overflow the caches in decode.
-const SIZES: [(usize, usize); 2] = [(576, 1536), (1536, 8960)];
+const SIZES: [(usize, usize); 2] = [(576, 1536), (8960, 1536)];
 const COLUMNS: [usize; 5] = [1, 4, 8, 128, 512];
 const WEIGHT_BYTES: usize = 64 << 20;
 const TIME: Duration = Duration::from_millis(300);

@@ -1,5 +1,5 @@
 //! Attention of query rows over one block. Scores have positions in lanes, sums of values have dimensions in lanes; up to
-//! three rows share what is loaded of K and V. The law is in `scalar/attention.rs`.
+//! six rows share what is loaded of K and V. The law is in `scalar/attention.rs`.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -12,11 +12,9 @@ use super::exp::exp;
 use super::norm::sum_lanes;
 use crate::attention::{BlockArgs, KV_BLOCK};
 
-/// Rows that share loads: with four vectors each they leave registers for what is loaded.
-const MAX_ROWS: usize = 3;
-
-/// Vectors of positions, or of dimensions, that a row works on at a time.
-const VECTORS: usize = 4;
+/// Rows that share loads. With two vectors each, their twelve sums, two loaded vectors and a factor fill 15 of the 16
+/// registers; one or two rows take four vectors each, to have enough independent sums in flight.
+const MAX_ROWS: usize = 6;
 
 /// Scores of one row over a block.
 type Scores = [f32; KV_BLOCK];
@@ -45,20 +43,23 @@ pub(crate) unsafe fn attend_block(args: &BlockArgs<'_>, scores: &mut [f32], stat
         // SAFETY: the CPU has the instructions; the shapes were checked above.
         unsafe {
             match live.len() {
-                1 => attend_rows::<1>(args, q, live, scores, states),
-                2 => attend_rows::<2>(args, q, live, scores, states),
-                _ => attend_rows::<MAX_ROWS>(args, q, live, scores, states),
+                1 => attend_rows::<1, 4>(args, q, live, scores, states),
+                2 => attend_rows::<2, 4>(args, q, live, scores, states),
+                3 => attend_rows::<3, 2>(args, q, live, scores, states),
+                4 => attend_rows::<4, 2>(args, q, live, scores, states),
+                5 => attend_rows::<5, 2>(args, q, live, scores, states),
+                _ => attend_rows::<MAX_ROWS, 2>(args, q, live, scores, states),
             }
         }
     }
 }
 
-/// `R` rows against the block.
+/// `R` rows against the block, `N` vectors at a time.
 ///
 /// # Safety
 /// The CPU has the instructions; the slices hold `R` rows.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn attend_rows<const R: usize>(
+unsafe fn attend_rows<const R: usize, const N: usize>(
     args: &BlockArgs<'_>,
     q: &[f32],
     live: &[Range<usize>],
@@ -72,10 +73,10 @@ unsafe fn attend_rows<const R: usize>(
     else {
         return;
     };
-    let step = VECTORS * LANES;
+    let step = N * LANES;
     for slot in (first / step * step..end).step_by(step) {
-        // SAFETY: as the caller promises; `slot` and the 31 after it lie in the block.
-        unsafe { score_slots::<R>(args, q, slot, scores) };
+        // SAFETY: as the caller promises; `slot` and those of its vectors lie in the block.
+        unsafe { score_slots::<R, N>(args, q, slot, scores) };
     }
     for ((live, scores), state) in live
         .iter()
@@ -87,27 +88,27 @@ unsafe fn attend_rows<const R: usize>(
         }
     }
     // SAFETY: as the caller promises.
-    unsafe { add_values::<R>(args, live, scores, states) };
+    unsafe { add_values::<R, N>(args, live, scores, states) };
 }
 
-/// Scores of `R` rows for 32 slots.
+/// Scores of `R` rows for the slots of `N` vectors.
 ///
 /// # Safety
-/// The CPU has the instructions; `q` holds `R` rows, `slot + 32` is within the block.
+/// The CPU has the instructions; `q` holds `R` rows, `slot + 8 N` is within the block.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn score_slots<const R: usize>(
+unsafe fn score_slots<const R: usize, const N: usize>(
     args: &BlockArgs<'_>,
     q: &[f32],
     slot: usize,
     scores: &mut [Scores],
 ) {
-    let mut dots = [[_mm256_setzero_ps(); VECTORS]; R];
+    let mut dots = [[_mm256_setzero_ps(); N]; R];
     for d in 0..args.head_dim {
         // SAFETY: row d of K has 128 positions, and `q` has `R` rows of `head_dim`.
         unsafe {
             let keys = args.k.as_ptr().add(d * KV_BLOCK + slot);
-            let keys = load_vectors::<VECTORS>(keys);
+            let keys = load_vectors::<N>(keys);
             for (r, dots) in dots.iter_mut().enumerate() {
                 let q = _mm256_broadcast_ss(&*q.as_ptr().add(r * args.head_dim + d));
                 for (dot, keys) in dots.iter_mut().zip(keys) {
@@ -117,9 +118,7 @@ unsafe fn score_slots<const R: usize>(
         }
     }
     for (dots, scores) in dots.into_iter().zip(scores) {
-        let places = scores[slot..slot + VECTORS * LANES]
-            .as_chunks_mut::<LANES>()
-            .0;
+        let places = scores[slot..slot + N * LANES].as_chunks_mut::<LANES>().0;
         for (dot, place) in dots.into_iter().zip(places) {
             let score = _mm256_mul_ps(dot, _mm256_set1_ps(args.scale));
             store(
@@ -178,7 +177,7 @@ fn live_lanes(index: usize, live: &Range<usize>) -> __m256 {
 /// The CPU has the instructions; the slices hold `R` rows.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_values<const R: usize>(
+unsafe fn add_values<const R: usize, const N: usize>(
     args: &BlockArgs<'_>,
     live: &[Range<usize>],
     scores: &[Scores],
@@ -198,7 +197,7 @@ unsafe fn add_values<const R: usize>(
     for part in 0..3 {
         if part == 1 {
             // SAFETY: as the caller promises; slots lie in the block.
-            unsafe { add_slots::<R>(args, shared.clone(), scores, states) };
+            unsafe { add_slots::<R, N>(args, shared.clone(), scores, states) };
             continue;
         }
         for ((live, scores), state) in live
@@ -208,7 +207,7 @@ unsafe fn add_values<const R: usize>(
         {
             let slots = alone(live)[part / 2].clone();
             // SAFETY: as above, for one row.
-            unsafe { add_slots::<1>(args, slots, std::slice::from_ref(scores), state) };
+            unsafe { add_slots::<1, 4>(args, slots, std::slice::from_ref(scores), state) };
         }
     }
 }
@@ -219,7 +218,7 @@ unsafe fn add_values<const R: usize>(
 /// The CPU has the instructions; `scores` and `states` hold `R` rows, `slots` lie in the block.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn add_slots<const R: usize>(
+unsafe fn add_slots<const R: usize, const N: usize>(
     args: &BlockArgs<'_>,
     slots: Range<usize>,
     scores: &[Scores],
@@ -232,9 +231,9 @@ unsafe fn add_slots<const R: usize>(
     let mut d = 0;
     // SAFETY: `d` and the dimensions after it lie within the head; the rest is as the caller promises.
     unsafe {
-        while d + VECTORS * LANES <= dim {
-            add_dimensions::<R, VECTORS>(args, slots.clone(), d, scores, states);
-            d += VECTORS * LANES;
+        while d + N * LANES <= dim {
+            add_dimensions::<R, N>(args, slots.clone(), d, scores, states);
+            d += N * LANES;
         }
         while d + LANES <= dim {
             add_dimensions::<R, 1>(args, slots.clone(), d, scores, states);
