@@ -1,6 +1,6 @@
 //! Arithmetic on slices: quantised matrix products, attention, norms, rope, and the thread pool they run on.
 //!
-//! The scalar code in [`isa::scalar`](isa) defines every result bit for bit; each other instruction set gives exactly
+//! The scalar code in `isa/scalar` defines every result bit for bit; each other instruction set gives exactly
 //! its bits, whatever the number of threads, the batch a token travels in, or whether it is computed in prefill or in
 //! decode. Integer dot products are exact in any order; every f32 sum has one fixed order with fused multiply-add.
 //!

@@ -117,6 +117,7 @@ pub(crate) fn matmul_many(
 
 fn check(Product { w, out, out_stride }: &Product<'_>, x: Rows<'_>, n_tokens: usize) {
     let k = w.n_cols();
+    assert!(k > 0, "a matrix of no columns");
     if w.ty().is_quantized() {
         assert_eq!(
             (x.q.n_rows(), x.q.k()),
