@@ -149,20 +149,6 @@ impl Cluster {
     pub fn events(&self) -> broadcast::Receiver<ClusterEvent> {
         self.events.subscribe()
     }
-
-    /// Waits until answers can be computed. Returns why not if the cluster is down for good reason and `give_up` completes.
-    pub async fn ready(&self) {
-        let mut status = self.status.clone();
-        // The sender lives as long as the supervisor; without it nothing will ever be ready, and the caller's own
-        // deadline decides.
-        if status
-            .wait_for(|report| report.state == ClusterState::Ready)
-            .await
-            .is_err()
-        {
-            std::future::pending::<()>().await;
-        }
-    }
 }
 
 fn first_report(model: &Model) -> StatusReport {

@@ -3,7 +3,7 @@
 //! Owns the block structure and its sizes; how a block is filled is law in `isa/scalar/quantize.rs`.
 
 /// Consecutive activations that share one scale.
-pub const ACT_BLOCK: usize = 32;
+pub const ACT_BLOCK: usize = 16;
 
 /// Activations in one [`ActBlock`], the step of every quantised product.
 pub(crate) const ACT_WINDOW: usize = 32;

@@ -46,7 +46,7 @@ pub struct Args {
         long,
         env = "POTLUCK_PROMPT",
         value_name = "TEXT",
-        default_value = "What is the capital of France?"
+        default_value = "Why is the sky blue?"
     )]
     prompt: String,
     /// Take the prompt as plain text to continue instead of a chat message

@@ -103,6 +103,8 @@ pub(super) struct Supervisor {
     why: Option<String>,
     /// The engine must say that it is not ready before it may be told that the ring is up.
     up_when_engine_is_down: bool,
+    /// Time round the ring, to be told once the engine takes requests.
+    announce: Option<u64>,
     /// News for the engine that did not fit its queue.
     for_engine: VecDeque<RingEvent>,
     member_events: Channel<MemberEvent>,
@@ -147,6 +149,7 @@ impl Supervisor {
             plan_at: None,
             why: None,
             up_when_engine_is_down: false,
+            announce: None,
             for_engine: VecDeque::new(),
             member_events: Channel::new(),
             load_events: Channel::new(),
@@ -208,7 +211,10 @@ impl Supervisor {
             // News of a plan that is over.
             Event::Load(..) | Event::Ring(..) => {}
             Event::Step(step) => self.send(step),
-            Event::EngineStatus => self.raise_when_engine_is_down(),
+            Event::EngineStatus => {
+                self.raise_when_engine_is_down();
+                self.announce_when_engine_is_up();
+            }
             Event::Tick => self.tick(),
             Event::Stop => {}
         }
@@ -464,6 +470,7 @@ impl Supervisor {
         self.plan_tasks.abort_all();
         self.phase = Phase::Gathering;
         self.up_when_engine_is_down = false;
+        self.announce = None;
         // From here on everything of the plan is out of date.
         self.fence.send_modify(|fence| fence.plan_gen.0 += 1);
     }
@@ -485,8 +492,16 @@ impl Supervisor {
         self.phase = Phase::Ready { plan, frames };
         self.why = None;
         self.up_when_engine_is_down = true;
+        self.announce = Some(ring_us);
         self.raise_when_engine_is_down();
-        self.tell(ClusterEvent::Ready { ring_us });
+    }
+
+    /// The cluster is ready when the engine takes requests, not before.
+    fn announce_when_engine_is_up(&mut self) {
+        let is_up = self.links.engine.borrow().not_ready.is_none();
+        if let Some(ring_us) = self.announce.take_if(|_| is_up) {
+            self.tell(ClusterEvent::Ready { ring_us });
+        }
     }
 
     /// The engine sends nothing while it is not ready. Only then is its queue emptied and the new plan made known, so
@@ -567,15 +582,13 @@ impl Supervisor {
 
     fn status_report(&self) -> StatusReport {
         let state = match (&self.phase, &self.why) {
-            (Phase::Ready { .. }, _) => ClusterState::Ready,
-            (Phase::Planning | Phase::Loading { .. } | Phase::Opening { .. }, _) => {
-                ClusterState::Loading
-            }
+            (Phase::Ready { .. }, _) if self.announce.is_none() => ClusterState::Ready,
             (Phase::Gathering, None) => ClusterState::Starting,
             (Phase::Gathering, Some(why)) if why.starts_with(WAITING) => {
                 ClusterState::WaitingForWorkers
             }
             (Phase::Gathering, Some(_)) => ClusterState::Down,
+            _ => ClusterState::Loading,
         };
         let engine = self.links.engine.borrow();
         StatusReport {
