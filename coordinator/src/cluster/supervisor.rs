@@ -459,10 +459,8 @@ impl Supervisor {
 
     /// The plan came to nothing: wait for a change among the workers, or a while, and try again.
     fn gather_again(&mut self, why: String) {
-        tracing::warn!(why, "no plan in force");
         self.end_plan();
-        self.tell(ClusterEvent::Down { why: why.clone() });
-        self.why = Some(why);
+        self.down(why);
         self.plan_at = Some(Instant::now() + RETRY_INTERVAL);
     }
 
@@ -544,18 +542,25 @@ impl Supervisor {
     /// What was being computed is lost; what is left gathers again.
     fn ring_lost(&mut self, why: String) {
         let was_up = matches!(self.phase, Phase::Ready { .. });
-        tracing::warn!(why, "the ring is down");
         self.end_plan();
         if was_up {
             self.for_engine
                 .push_back(RingEvent::Down { why: why.clone() });
         }
-        self.tell(ClusterEvent::Down { why: why.clone() });
-        self.why = Some(why);
+        self.down(why);
         self.plan_at = Some(Instant::now() + SETTLE);
     }
 
     // Telling others.
+
+    /// Says why answers cannot be computed, once: a plan that fails is tried again and again.
+    fn down(&mut self, why: String) {
+        if self.why.as_ref() != Some(&why) {
+            tracing::warn!(why, "answers cannot be computed");
+            self.tell(ClusterEvent::Down { why: why.clone() });
+            self.why = Some(why);
+        }
+    }
 
     async fn tell_engine(&mut self) {
         while let Some(event) = self.for_engine.pop_front() {

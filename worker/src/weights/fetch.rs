@@ -151,6 +151,10 @@ async fn fetch(
             return Ok(());
         };
         let part = receive(&mut client, &tensor, part, &progress).await?;
+        if part.len() < n_bytes {
+            // The source ended early; what came is kept, and the next attempt goes on from there.
+            continue;
+        }
         if blocking(move || part.finish(&hash)).await? {
             return Ok(());
         }
