@@ -307,3 +307,53 @@ impl Chain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::vocabulary::{Spelling, TokenColumns};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// `ab` and `abb` are tokens; `ba` is a merge whose result is none, and `c` is a byte without a token.
+    fn tiny() -> (Vocabulary, Bpe) {
+        let texts = ["a", "b", "ab", "abb", "aa", "baba"].map(str::as_bytes);
+        let columns = TokenColumns::default();
+        let vocabulary = Vocabulary::new(texts.into_iter(), columns, Spelling::ByteLevel).unwrap();
+        let merges = ["a b", "ab b", "b a", "ba ba", "a a"].map(str::as_bytes);
+        let bpe = Bpe::new(&vocabulary, merges.into_iter(), Family::Gpt2).unwrap();
+        (vocabulary, bpe)
+    }
+
+    #[test]
+    fn merges_by_rank_from_left_to_right() {
+        let (vocabulary, bpe) = tiny();
+        let cases: [(&str, &[TokenId]); 6] = [
+            ("ab", &[2]),
+            ("abb", &[3]),
+            ("aab", &[0, 2]),
+            ("aaa", &[4, 0]),
+            ("ba", &[1, 0]),
+            ("acb", &[0, 1]),
+        ];
+        for (text, expected) in cases {
+            let mut out = Vec::new();
+            bpe.encode(&vocabulary, text, &mut out);
+            assert_eq!(out, expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn short_and_long_words_merge_alike(word in "[ab]{0,40}") {
+            let (_, bpe) = tiny();
+            let symbols = word.bytes().zip(0..);
+            let mut short: Vec<Part> =
+                symbols.map(|(byte, start)| Part { symbol: bpe.byte_symbol(byte), start }).collect();
+            let mut long = short.clone();
+            bpe.merge_short(&mut short);
+            bpe.merge_long(&mut long);
+            let pairs = |parts: &[Part]| parts.iter().map(|part| (part.symbol, part.start)).collect::<Vec<_>>();
+            prop_assert_eq!(pairs(&short), pairs(&long));
+        }
+    }
+}

@@ -73,7 +73,7 @@ fn sentence_piece(meta: &Metadata<'_>) -> Result<Tokenizer, TokenizerError> {
         special_id(meta, UNKNOWN, &vocabulary)?.or_else(|| in_range(SPM_UNKNOWN, &vocabulary));
     let space_prefix = meta.bool(SPACE_PREFIX)?.unwrap_or(true);
     let scheme = Scheme::Spm {
-        spm: Spm::new(&vocabulary, unknown),
+        spm: Box::new(Spm::new(&vocabulary, unknown)),
         space_prefix,
     };
     let (bos, eos) = (

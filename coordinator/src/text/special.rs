@@ -28,7 +28,7 @@ pub enum Fragment<'t> {
     Token(TokenId),
 }
 
-/// Spellings that end an answer in the model families in use, where the file lists them as special tokens.
+/// Spellings that end an answer in the model families in use, where the file lists them as control tokens.
 const END_TEXTS: &[&str] = &[
     "<|im_end|>",
     "<|endoftext|>",
@@ -186,14 +186,10 @@ pub fn end_of_turn(vocabulary: &Vocabulary) -> Option<TokenId> {
         .find_map(|text| find_special(vocabulary, text))
 }
 
+/// Control tokens only: in some vocabularies `</s>` is an HTML tag that a model may well write.
 fn find_special(vocabulary: &Vocabulary, text: &str) -> Option<TokenId> {
-    let special = |id: &TokenId| {
-        matches!(
-            vocabulary.kind(*id),
-            Some(TokenKind::Control | TokenKind::UserDefined)
-        )
-    };
-    vocabulary.find(text.as_bytes()).filter(special)
+    let id = vocabulary.find(text.as_bytes())?;
+    (vocabulary.kind(id) == Some(TokenKind::Control)).then_some(id)
 }
 
 #[cfg(test)]
@@ -242,8 +238,8 @@ mod tests {
         ]);
         assert_eq!(
             end_tokens(&chat, &[2]),
-            [0, 2, 3, 4],
-            "a normal token that looks like an end is text"
+            [0, 2, 3],
+            "a token of text that looks like an end is text"
         );
         assert_eq!(end_of_turn(&chat), Some(0));
         let harmony = vocabulary(&[("<|return|>", 3), ("<|call|>", 3), ("<|end|>", 3)]);

@@ -1,19 +1,23 @@
 //! Chat templates: the messages of a chat become the prompt that a model was trained on.
 //!
 //! The template comes out of a model file, so it is a program by a stranger: it runs in minijinja without a loader, with
-//! fuel that bounds its time and memory, and with a bounded output. Messages are a user's, so control tokens in them are
+//! fuel that bounds its time and memory (`armour`), and with a bounded output. Messages are a user's, so control tokens in them are
 //! guarded: they reach the tokenizer as text. What templates expect beyond Jinja itself is in `glue`.
 
+mod armour;
 mod glue;
 mod message;
 mod probe;
 mod python_json;
+mod weigh;
 
-use std::io;
 use std::time::SystemTime;
 
 use aho_corasick::AhoCorasick;
-use minijinja::{Environment, ErrorKind, Value};
+use minijinja::machinery::{eval, make_string_output};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, ErrorKind, Value};
 use potluck_gguf::Metadata;
 use serde_json::{Map, Value as Json};
 
@@ -137,6 +141,8 @@ impl Rendered {
 
 /// The chat template of a model, compiled.
 pub struct ChatTemplate {
+    source: String,
+    syntax: SyntaxConfig,
     environment: Environment<'static>,
     control: AhoCorasick,
     bos: String,
@@ -165,12 +171,17 @@ impl ChatTemplate {
             });
         }
         let mut template = ChatTemplate {
-            environment: glue::environment(source).map_err(TemplateError::Syntax)?,
+            source: glue::without_generation_tags(source),
+            syntax: glue::syntax().map_err(TemplateError::Syntax)?,
+            environment: glue::environment(),
             control: tokenizer.control_search(),
             bos: tokenizer.bos_text().unwrap_or_default().to_owned(),
             eos: tokenizer.eos_text().unwrap_or_default().to_owned(),
             expects: Expectations::default(),
         };
+        armour::check_source(&template.source, &template.syntax).map_err(TemplateError::Syntax)?;
+        armour::compile(glue::NAME, &template.source, &template.syntax)
+            .map_err(TemplateError::Syntax)?;
         template.expects = probe::expectations(&template);
         Ok(template)
     }
@@ -233,23 +244,25 @@ impl ChatTemplate {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
         environment.add_global("strftime_now", glue::strftime(now));
-        let mut output = Capped {
-            bytes: Vec::new(),
-            max: MAX_TEXT_BYTES,
-        };
-        let template = environment
-            .get_template(glue::NAME)
-            .map_err(TemplateError::Failed)?;
-        let context = Value::from(minijinja::value::Serde(&variables));
-        let result = template.render_captured_to(context, &mut output).map(drop);
-        if output.bytes.len() > output.max {
+        let compiled = armour::compile(glue::NAME, &self.source, &self.syntax)
+            .map_err(TemplateError::Syntax)?;
+        let context = Value::from(Serde(&variables));
+        let mut guarded = String::new();
+        let mut output = make_string_output(&mut guarded);
+        let result = eval(
+            &environment,
+            &compiled.main,
+            context,
+            &compiled.blocks,
+            &mut output,
+            AutoEscape::None,
+        );
+        result.map(drop).map_err(|error| explain(error, fuel))?;
+        if guarded.len() > MAX_TEXT_BYTES {
             return Err(TemplateError::OutputTooLong {
                 max: MAX_TEXT_BYTES,
             });
         }
-        result.map_err(|error| explain(error, fuel))?;
-        let guarded = String::from_utf8(output.bytes)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         Ok(Rendered { guarded })
     }
 
@@ -306,26 +319,5 @@ fn explain(error: minijinja::Error, fuel: u64) -> TemplateError {
     match error.kind() {
         ErrorKind::OutOfFuel => TemplateError::OutOfFuel { fuel },
         _ => TemplateError::Failed(error),
-    }
-}
-
-/// Collects output up to a limit.
-struct Capped {
-    bytes: Vec<u8>,
-    max: usize,
-}
-
-impl io::Write for Capped {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = (self.max + 1).saturating_sub(self.bytes.len());
-        self.bytes.extend(bytes.iter().take(room));
-        match self.bytes.len() > self.max {
-            true => Err(io::Error::other("the output is too long")),
-            false => Ok(bytes.len()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -32,7 +32,7 @@ pub enum ControlTokens {
 /// The scheme by which text between special tokens is encoded.
 pub(super) enum Scheme {
     Bpe(Box<Bpe>),
-    Spm { spm: Spm, space_prefix: bool },
+    Spm { spm: Box<Spm>, space_prefix: bool },
 }
 
 /// The special ids and rules of a model file.

@@ -316,7 +316,8 @@ impl StringTable {
     }
 }
 
-const _: () = assert!(MAX_TABLE_BYTES < u32::MAX as usize && MAX_TOKENS < u32::MAX as usize);
+const _: () = assert!(MAX_TABLE_BYTES < u32::MAX as usize);
+const _: () = assert!(MAX_TOKENS < u32::MAX as usize);
 
 #[cfg(test)]
 mod tests {

@@ -9,8 +9,9 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use regex::Regex;
 
 use super::python_json::{self, Layout};
+use super::weigh;
 
-/// The name of the one template in the environment.
+/// The name of the template in error messages.
 pub(super) const NAME: &str = "chat";
 
 /// Nesting of calls, macros and includes. Real templates stay under 20; the engine's own limit of 500 would need more stack
@@ -20,30 +21,30 @@ const RECURSION_LIMIT: usize = 120;
 /// The widest indentation that `tojson` writes, so that a template cannot multiply its output by it.
 const MAX_INDENT: usize = 64;
 
-/// Bytes for one unit of fuel, as the engine itself counts.
-const BYTES_PER_FUEL: u64 = 64;
-
-/// Compiles a template with everything it may use.
-pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
+/// Everything that a template may use.
+pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_debug(false);
     environment.set_recursion_limit(RECURSION_LIMIT);
-    environment.set_syntax(
-        SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()?,
-    );
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", tojson);
     environment.add_filter("from_json", from_json);
     environment.add_function("raise_exception", raise_exception);
-    environment.add_template_owned(NAME, without_generation_tags(source))?;
-    Ok(environment)
+    environment.add_test("iterable", is_iterable);
+    weigh::install(&mut environment);
+    environment
+}
+
+/// White space around tags as the Python side sets it.
+pub(super) fn syntax() -> Result<SyntaxConfig, Error> {
+    SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()
 }
 
 /// `{% generation %}` marks what a trainer learns from; in a prompt it means nothing, but its white space control does.
-fn without_generation_tags(source: &str) -> String {
+pub(super) fn without_generation_tags(source: &str) -> String {
     let Ok(tag) = Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}") else {
         return source.to_owned(); // The pattern is ours and compiles; a test sees to it.
     };
@@ -56,6 +57,11 @@ fn without_generation_tags(source: &str) -> String {
         format!("{{%{} {word} {}%}}", &tag[1], &tag[3])
     });
     replaced.into_owned()
+}
+
+/// As in Python, where `None` cannot be iterated over: templates ask before they measure the length of `tools`.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
 }
 
 /// The marker by which `refusal` knows an error that the template raised on purpose.
@@ -111,7 +117,7 @@ fn tojson(
         sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
     };
     options.assert_all_used()?;
-    let charge = |bytes: usize| state.consume_fuel(1 + bytes as u64 / BYTES_PER_FUEL);
+    let charge = |bytes: usize| state.consume_fuel(1 + bytes as u64 / weigh::BYTES_PER_FUEL);
     python_json::write(value, &layout, &charge).map(Value::from)
 }
 

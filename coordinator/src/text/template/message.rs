@@ -72,6 +72,7 @@ pub struct FunctionCall {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Expectations {
     pub content: ContentForm,
+    pub no_content: NoContentForm,
     pub arguments: ArgumentsForm,
 }
 
@@ -81,6 +82,15 @@ pub(super) enum ContentForm {
     Text,
     /// A list of parts.
     Parts,
+}
+
+/// How a message without content is passed: an assistant that only calls tools has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum NoContentForm {
+    #[default]
+    Null,
+    /// An empty text, for templates that take every content for a text.
+    Empty,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,7 +128,7 @@ fn message_json(
     map.insert("role".into(), json!(message.role));
     map.insert(
         "content".into(),
-        content_json(index, message.content.as_ref(), expects.content)?,
+        content_json(index, message.content.as_ref(), expects)?,
     );
     let optional = [
         ("name", &message.name),
@@ -147,14 +157,15 @@ fn message_json(
 fn content_json(
     index: usize,
     content: Option<&Content>,
-    form: ContentForm,
+    expects: Expectations,
 ) -> Result<Json, TemplateError> {
     let text = match content {
-        None => return Ok(Json::Null),
+        None if expects.no_content == NoContentForm::Null => return Ok(Json::Null),
+        None => return Ok(json!("")),
         Some(Content::Text(text)) => text.clone(),
         Some(Content::Parts(parts)) => join(index, parts)?,
     };
-    Ok(match form {
+    Ok(match expects.content {
         ContentForm::Text => Json::String(text),
         ContentForm::Parts => json!([{"type": "text", "text": text}]),
     })

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde_json::{Value as Json, json};
 
-use super::message::{ArgumentsForm, ContentForm, Expectations};
+use super::message::{ArgumentsForm, ContentForm, Expectations, NoContentForm};
 use super::{ChatTemplate, RenderOptions};
 
 /// A word that no template writes by itself.
@@ -14,10 +14,32 @@ const NEEDLE: &str = "potluck-probe";
 
 pub(super) fn expectations(template: &ChatTemplate) -> Expectations {
     let content = content_form(template);
-    Expectations {
+    let result =
+        json!({"role": "tool", "name": "tool", "tool_call_id": "call00001", "content": "result"});
+    let usual = Expectations {
         content,
-        arguments: arguments_form(template, content),
-    }
+        ..Expectations::default()
+    };
+    // Some templates treat the last message specially, some know no results.
+    best_forms(template, usual, &[result])
+        .or_else(|| best_forms(template, usual, &[]))
+        .unwrap_or(usual)
+}
+
+/// The forms with the fewest flaws in a chat that ends with these messages; of equally good ones the usual.
+fn best_forms(template: &ChatTemplate, usual: Expectations, end: &[Json]) -> Option<Expectations> {
+    let arguments = [ArgumentsForm::Mapping, ArgumentsForm::Text];
+    let forms = arguments.into_iter().flat_map(|arguments| {
+        [NoContentForm::Null, NoContentForm::Empty].map(|no_content| Expectations {
+            arguments,
+            no_content,
+            ..usual
+        })
+    });
+    let rated = forms.filter_map(|forms| Some((flaws(template, forms, end)?, forms)));
+    rated
+        .min_by_key(|(flaws, _)| *flaws)
+        .map(|(_, forms)| forms)
 }
 
 fn content_form(template: &ChatTemplate) -> ContentForm {
@@ -31,38 +53,37 @@ fn content_form(template: &ChatTemplate) -> ContentForm {
     }
 }
 
-/// A template that prints arguments as they are wants JSON text: a mapping would come out in the engine's own notation.
-fn arguments_form(template: &ChatTemplate, content: ContentForm) -> ArgumentsForm {
-    let text = json!({ NEEDLE: [true] }).to_string();
-    let verbatim =
-        call(template, json!(text), content).is_some_and(|prompt| prompt.contains(&text));
-    if !verbatim {
-        return ArgumentsForm::Mapping;
-    }
-    // A template that takes both forms, by `is string` or by `tojson`, gives a mapping as JSON too.
-    let mapping = call(template, json!({ NEEDLE: [true] }), content);
-    let as_json = mapping.is_some_and(|prompt| prompt.contains(&text) || prompt.contains("[true]"));
-    if as_json {
-        ArgumentsForm::Mapping
-    } else {
-        ArgumentsForm::Text
-    }
-}
-
-fn call(template: &ChatTemplate, arguments: Json, content: ContentForm) -> Option<String> {
-    let question = match content {
+/// How much looks wrong when an assistant that says nothing calls a tool; `None` if the template fails. A call that is not
+/// shown at all outweighs everything else.
+fn flaws(template: &ChatTemplate, forms: Expectations, end: &[Json]) -> Option<usize> {
+    let question = match forms.content {
         ContentForm::Text => json!("question"),
         ContentForm::Parts => parts("question"),
     };
+    let arguments = json!({ NEEDLE: [true] });
+    let arguments = match forms.arguments {
+        ArgumentsForm::Mapping => arguments,
+        ArgumentsForm::Text => json!(arguments.to_string()),
+    };
+    let content = match forms.no_content {
+        NoContentForm::Null => Json::Null,
+        NoContentForm::Empty => json!(""),
+    };
     let function = json!({"name": "tool", "arguments": arguments});
     let calls = json!([{"id": "call00001", "type": "function", "function": function}]);
-    rendered(
-        template,
-        vec![
-            user(question),
-            json!({"role": "assistant", "content": "", "tool_calls": calls}),
-        ],
-    )
+    let answer = json!({"role": "assistant", "content": content, "tool_calls": calls});
+    let chat = [user(question), answer]
+        .into_iter()
+        .chain(end.iter().cloned());
+    let prompt = rendered(template, chat.collect())?;
+    // A missing content that is printed, and a mapping that is printed in the engine's notation instead of as JSON.
+    let shown_wrong = prompt.matches("None").count() + prompt.matches("[True]").count();
+    let call_missing = if prompt.contains(NEEDLE) {
+        0
+    } else {
+        prompt.len()
+    };
+    Some(shown_wrong + call_missing)
 }
 
 fn user(content: Json) -> Json {
@@ -76,8 +97,6 @@ fn parts(text: &str) -> Json {
 fn rendered(template: &ChatTemplate, messages: Vec<Json>) -> Option<String> {
     let mut options = RenderOptions::new(SystemTime::UNIX_EPOCH);
     options.add_generation_prompt = false;
-    template
-        .render_json(messages, &options)
-        .ok()
-        .map(|rendered| rendered.text())
+    let rendered = template.render_json(messages, &options).ok();
+    rendered.map(|rendered| rendered.text())
 }
