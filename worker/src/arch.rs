@@ -16,10 +16,9 @@ use crate::load::{LoadError, Loader};
 
 pub(crate) use head::Head;
 
-/// The layers of a span, by architecture.
+/// The layers of a span, by the build of the architecture.
 pub(crate) enum Layers {
     Llama(llama::Llama),
-    Qwen2(qwen2::Qwen2),
     Gemma3(gemma3::Gemma3),
 }
 
@@ -31,8 +30,12 @@ impl Layers {
         span: Range<u32>,
     ) -> Result<Layers, LoadError> {
         Ok(match shape.architecture {
-            Architecture::Llama => Layers::Llama(llama::Llama::load(loader, shape, span)?),
-            Architecture::Qwen2 => Layers::Qwen2(qwen2::Qwen2::load(loader, shape, span)?),
+            Architecture::Llama => {
+                Layers::Llama(llama::Llama::load(loader, shape, span, llama::LLAMA)?)
+            }
+            Architecture::Qwen2 => {
+                Layers::Llama(llama::Llama::load(loader, shape, span, qwen2::QWEN2)?)
+            }
             Architecture::Gemma3 => Layers::Gemma3(gemma3::Gemma3::load(loader, shape, span)?),
         })
     }
@@ -41,7 +44,6 @@ impl Layers {
     pub fn apply(&self, index: usize, x: &mut [f32], exec: &mut Exec<'_>) {
         match self {
             Layers::Llama(layers) => layers.apply(index, x, exec),
-            Layers::Qwen2(layers) => layers.apply(index, x, exec),
             Layers::Gemma3(layers) => layers.apply(index, x, exec),
         }
     }
@@ -50,7 +52,6 @@ impl Layers {
     pub fn ensure_positions(&mut self, n_positions: usize) {
         match self {
             Layers::Llama(layers) => layers.rope.ensure(n_positions),
-            Layers::Qwen2(layers) => layers.rope.ensure(n_positions),
             Layers::Gemma3(layers) => {
                 layers.rope.ensure(n_positions);
                 layers.rope_local.ensure(n_positions);

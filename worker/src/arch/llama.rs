@@ -2,6 +2,8 @@
 //!
 //! Pre-norm decoder: RMSNorm, grouped-query attention with rotary positions, SwiGLU.
 //! <https://arxiv.org/abs/2302.13971>
+//!
+//! `qwen2` is the same but for two things, which are the [`Variant`].
 
 use std::ops::Range;
 
@@ -13,8 +15,23 @@ use crate::exec::{Exec, Gate, RopeStyle};
 use crate::linear::Linear;
 use crate::load::{LoadError, Loader};
 
+/// What sets models of this build apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Variant {
+    pub rope: RopeStyle,
+    /// Whether q, k and v must have biases; without it they may.
+    pub qkv_bias: bool,
+}
+
+/// The models of this file's name.
+pub(crate) const LLAMA: Variant = Variant {
+    rope: RopeStyle::Norm,
+    qkv_bias: false,
+};
+
 /// Layers of a span.
 pub(crate) struct Llama {
+    variant: Variant,
     layers: Vec<Layer>,
     pub rope: RopeTable,
     attention: AttentionSpec,
@@ -38,10 +55,12 @@ impl Llama {
         loader: &mut Loader<'_>,
         shape: &ModelShape,
         span: Range<u32>,
+        variant: Variant,
     ) -> Result<Self, LoadError> {
         Ok(Llama {
+            variant,
             layers: span
-                .map(|i| Layer::load(loader, shape, i))
+                .map(|i| Layer::load(loader, shape, i, variant))
                 .collect::<Result<_, _>>()?,
             rope: rope::global_table(loader, shape)?,
             attention: super::attention_spec(shape),
@@ -53,7 +72,7 @@ impl Llama {
         let layer = &self.layers[index];
         exec.norm(x, &layer.attn_norm, self.eps);
         exec.project_qkv(&layer.q, &layer.k, &layer.v);
-        exec.rope(&self.rope, RopeStyle::Norm);
+        exec.rope(&self.rope, self.variant.rope);
         exec.attend(index, &self.attention);
         exec.project_attention(&layer.attn_out);
         exec.add_to(x);
@@ -65,7 +84,16 @@ impl Llama {
 }
 
 impl Layer {
-    fn load(loader: &mut Loader<'_>, shape: &ModelShape, i: u32) -> Result<Layer, LoadError> {
+    fn load(
+        loader: &mut Loader<'_>,
+        shape: &ModelShape,
+        i: u32,
+        variant: Variant,
+    ) -> Result<Layer, LoadError> {
+        let load_qkv = match variant.qkv_bias {
+            true => Linear::load_with_bias,
+            false => Linear::load,
+        };
         let (d_model, d_ff) = (shape.d_model, shape.d_ff);
         let (q_width, kv_width) = (
             shape.n_heads * shape.head_dim,
@@ -74,9 +102,9 @@ impl Layer {
         let name = |part: &str| format!("blk.{i}.{part}");
         Ok(Layer {
             attn_norm: loader.vector(&name("attn_norm.weight"), d_model)?,
-            q: Linear::load(loader, &name("attn_q"), q_width, d_model)?,
-            k: Linear::load(loader, &name("attn_k"), kv_width, d_model)?,
-            v: Linear::load(loader, &name("attn_v"), kv_width, d_model)?,
+            q: load_qkv(loader, &name("attn_q"), q_width, d_model)?,
+            k: load_qkv(loader, &name("attn_k"), kv_width, d_model)?,
+            v: load_qkv(loader, &name("attn_v"), kv_width, d_model)?,
             attn_out: Linear::load(loader, &name("attn_output"), d_model, q_width)?,
             ffn_norm: loader.vector(&name("ffn_norm.weight"), d_model)?,
             gate: Linear::load(loader, &name("ffn_gate"), d_ff, d_model)?,

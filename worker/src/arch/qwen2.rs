@@ -2,86 +2,11 @@
 //!
 //! <https://arxiv.org/abs/2407.10671>
 
-use std::ops::Range;
+use super::llama::Variant;
+use crate::exec::RopeStyle;
 
-use potluck_gguf::ModelShape;
-use potluck_kernels::{AttentionSpec, RopeTable};
-
-use super::rope;
-use crate::exec::{Exec, Gate, RopeStyle};
-use crate::linear::Linear;
-use crate::load::{LoadError, Loader};
-
-/// Layers of a span.
-pub(crate) struct Qwen2 {
-    layers: Vec<Layer>,
-    pub rope: RopeTable,
-    attention: AttentionSpec,
-    eps: f32,
-}
-
-struct Layer {
-    attn_norm: Vec<f32>,
-    /// q, k and v have biases.
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    attn_out: Linear,
-    ffn_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-}
-
-impl Qwen2 {
-    pub fn load(
-        loader: &mut Loader<'_>,
-        shape: &ModelShape,
-        span: Range<u32>,
-    ) -> Result<Self, LoadError> {
-        Ok(Qwen2 {
-            layers: span
-                .map(|i| Layer::load(loader, shape, i))
-                .collect::<Result<_, _>>()?,
-            rope: rope::global_table(loader, shape)?,
-            attention: super::attention_spec(shape),
-            eps: shape.rms_eps,
-        })
-    }
-
-    pub fn apply(&self, index: usize, x: &mut [f32], exec: &mut Exec<'_>) {
-        let layer = &self.layers[index];
-        exec.norm(x, &layer.attn_norm, self.eps);
-        exec.project_qkv(&layer.q, &layer.k, &layer.v);
-        exec.rope(&self.rope, RopeStyle::Neox);
-        exec.attend(index, &self.attention);
-        exec.project_attention(&layer.attn_out);
-        exec.add_to(x);
-
-        exec.norm(x, &layer.ffn_norm, self.eps);
-        exec.feed_forward(Gate::Silu, &layer.gate, &layer.up, &layer.down);
-        exec.add_to(x);
-    }
-}
-
-impl Layer {
-    fn load(loader: &mut Loader<'_>, shape: &ModelShape, i: u32) -> Result<Layer, LoadError> {
-        let (d_model, d_ff) = (shape.d_model, shape.d_ff);
-        let (q_width, kv_width) = (
-            shape.n_heads * shape.head_dim,
-            shape.n_kv_heads * shape.head_dim,
-        );
-        let name = |part: &str| format!("blk.{i}.{part}");
-        Ok(Layer {
-            attn_norm: loader.vector(&name("attn_norm.weight"), d_model)?,
-            q: Linear::load_with_bias(loader, &name("attn_q"), q_width, d_model)?,
-            k: Linear::load_with_bias(loader, &name("attn_k"), kv_width, d_model)?,
-            v: Linear::load_with_bias(loader, &name("attn_v"), kv_width, d_model)?,
-            attn_out: Linear::load(loader, &name("attn_output"), d_model, q_width)?,
-            ffn_norm: loader.vector(&name("ffn_norm.weight"), d_model)?,
-            gate: Linear::load(loader, &name("ffn_gate"), d_ff, d_model)?,
-            up: Linear::load(loader, &name("ffn_up"), d_ff, d_model)?,
-            down: Linear::load(loader, &name("ffn_down"), d_model, d_ff)?,
-        })
-    }
-}
+/// How it differs from llama.
+pub(crate) const QWEN2: Variant = Variant {
+    rope: RopeStyle::Neox,
+    qkv_bias: true,
+};
