@@ -1,0 +1,197 @@
+//! A coordinator and workers, each a process with a disk of its own, under a cluster name that no other test uses.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http::Http;
+use crate::process::{PATIENCE, Running, invoke};
+
+/// How often the state of the cluster is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The name and the disks of a cluster. The folder goes when this is dropped.
+pub struct Cluster {
+    name: String,
+    disks: TempDir,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        Cluster {
+            name: format!("test-{}-{count}", std::process::id()),
+            disks: tempfile::tempdir().expect("a folder for the disks"),
+        }
+    }
+}
+
+impl Cluster {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the worker `name` keeps its weights.
+    pub fn disk(&self, name: &str) -> PathBuf {
+        self.disks.path().join(name)
+    }
+
+    /// Starts a coordinator without a worker of its own.
+    pub fn serve(&self, model: &Path, n_workers: usize, more: &[&str]) -> Coordinator {
+        let (model, n_workers) = (model.display().to_string(), n_workers.to_string());
+        let fixed = ["serve", "--json", "--no-worker", "--http", "127.0.0.1:0"];
+        let named = [
+            "--cluster",
+            &self.name,
+            "--model",
+            &model,
+            "--workers",
+            &n_workers,
+        ];
+        let arguments = fixed.iter().chain(&named).chain(more);
+        let process = invoke(arguments).env("POTLUCK_LOG", "warn").start();
+        let what = "where it serves";
+        let (address, _) = process.line(what, 0, PATIENCE, |line| {
+            let (_, rest) = line.split_once(" at http://")?;
+            rest.split_once("/v1")?.0.parse::<SocketAddr>().ok()
+        });
+        Coordinator {
+            process,
+            http: Http { address },
+        }
+    }
+
+    /// Starts a worker and waits until it listens. Its weights are kept for the next one of this name.
+    pub fn worker(&self, name: &str, more: &[&str]) -> Worker {
+        let disk = self.disk(name).display().to_string();
+        let fixed = [
+            "worker",
+            "--json",
+            "--listen",
+            "127.0.0.1:0",
+            "--threads",
+            "1",
+        ];
+        let named = ["--cluster", &self.name, "--name", name, "--weights", &disk];
+        let arguments = fixed.iter().chain(&named).chain(more);
+        let process = invoke(arguments).env("POTLUCK_LOG", "warn").start();
+        let (offer, _) = process.line("what it offers", 0, PATIENCE, |line| {
+            serde_json::from_str::<Value>(line).ok()
+        });
+        let address = offer["address"].as_str().expect("an address").to_owned();
+        Worker { process, address }
+    }
+
+    /// Files and bytes of the weights that the worker `name` keeps.
+    pub fn stored(&self, name: &str) -> Vec<(PathBuf, u64)> {
+        files_under(&self.disk(name))
+    }
+}
+
+fn files_under(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|err| panic!("{}: {err}", folder.display()));
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.expect("a folder that can be read");
+        match entry.metadata().expect("metadata") {
+            metadata if metadata.is_dir() => files.extend(files_under(&entry.path())),
+            metadata => files.push((entry.path(), metadata.len())),
+        }
+    }
+    files
+}
+
+/// A running `potluck worker`.
+#[derive(Debug)]
+pub struct Worker {
+    pub process: Running,
+    /// `host:port` where it listens.
+    pub address: String,
+}
+
+/// A running `potluck serve`.
+#[derive(Debug)]
+pub struct Coordinator {
+    pub process: Running,
+    pub http: Http,
+}
+
+/// What a worker moved before it was ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    pub fetched_bytes: u64,
+    pub cached_bytes: u64,
+}
+
+/// A cluster that answers.
+#[derive(Debug)]
+pub struct Ready {
+    /// The plan in force.
+    pub plan: Value,
+    /// What each worker moved, by its name.
+    pub moved: BTreeMap<String, Moved>,
+}
+
+impl Coordinator {
+    /// Place in its transcript from which to wait for what happens next.
+    pub fn now(&self) -> usize {
+        self.process.transcript().len()
+    }
+
+    /// Waits until it answers, for the first time after place `since`.
+    pub fn ready(&self, since: usize) -> Ready {
+        let (mut plan, mut moved) = (Value::Null, BTreeMap::new());
+        let ((), _) = self
+            .process
+            .line("the event ready", since, PATIENCE, |line| {
+                let event: Value = serde_json::from_str(line).ok()?;
+                match event["event"].as_str()? {
+                    "ready" => return Some(()),
+                    "planned" => {
+                        moved.clear();
+                        plan = event["plan"].clone();
+                    }
+                    "loaded" => {
+                        let name = event["name"].as_str()?.to_owned();
+                        let bytes = |key: &str| event[key].as_u64();
+                        let (fetched_bytes, cached_bytes) =
+                            (bytes("fetched_bytes")?, bytes("cached_bytes")?);
+                        moved.insert(
+                            name,
+                            Moved {
+                                fetched_bytes,
+                                cached_bytes,
+                            },
+                        );
+                    }
+                    _ => {}
+                }
+                None
+            });
+        Ready { plan, moved }
+    }
+
+    /// Waits until the state is what `wanted` asks for.
+    pub fn until(&self, what: &str, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + limit;
+        loop {
+            let status = self.http.status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "not {what} within {limit:?}: {status:#}"
+            );
+            std::thread::sleep(POLL);
+        }
+    }
+}
