@@ -54,7 +54,9 @@ pub enum NodeError {
     #[error(transparent)]
     NotLoopback(#[from] NotLoopback),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; is another worker using the port?")]
+    #[error(
+        "cannot listen on {address}: {source}; is another worker using the port? Choose another with --listen, or port 0 for any"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

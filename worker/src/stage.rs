@@ -133,7 +133,8 @@ impl StageConfig {
         })
     }
 
-    fn check_span(&self) -> Result<(), LoadError> {
+    /// Refuses a span that does not lie in the model, and shapes that the kernels cannot do.
+    pub(crate) fn check_span(&self) -> Result<(), LoadError> {
         let Range {
             start: from,
             end: to,

@@ -51,6 +51,9 @@ impl Request {
             limits: stage_limits(&request)?,
             reference: false,
         };
+        config
+            .check_span()
+            .map_err(|err| Status::invalid_argument(err.to_string()))?;
         let next = (!request.next.is_empty()).then_some(request.next);
         if next.is_none() != config.is_last() {
             return Err(Status::invalid_argument(
