@@ -23,7 +23,6 @@ use potluck_proto::reach::{NotLoopback, require_loopback};
 use potluck_proto::wire::weights_server::WeightsServer;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::engine::{self, EngineHandle};
 use crate::http::{ClusterState, StatusReport};
@@ -171,7 +170,7 @@ async fn serve_weights(model: Arc<Model>) -> std::io::Result<SocketAddr> {
     tokio::spawn(async move {
         let served = link::server()
             .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener))
+            .serve_with_incoming(link::incoming(listener))
             .await;
         if let Err(err) = served {
             tracing::error!(%err, "the weights server stopped");

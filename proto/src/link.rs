@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::limits::MAX_STAGES;
@@ -23,12 +25,17 @@ const MAX_STREAMS: u32 = 4 * MAX_STAGES as u32;
 /// A server with this protocol's settings.
 pub fn server() -> Server {
     Server::builder()
-        .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(MAX_STREAMS)
+}
+
+/// The connections of a listener. Small messages leave at once: a server that is handed its connections does not see to that
+/// itself.
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 /// Connects to `host:port`.

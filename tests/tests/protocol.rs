@@ -15,7 +15,7 @@ use potluck_proto::{PROTOCOL, limits, link, wire};
 use potluck_tests::models;
 use potluck_tests::process::{PATIENCE, Running, invoke};
 use serde_json::Value;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -127,7 +127,7 @@ async fn serve_weights(model: Arc<Model>) -> String {
     tokio::spawn(
         link::server()
             .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener)),
+            .serve_with_incoming(link::incoming(listener)),
     );
     address
 }

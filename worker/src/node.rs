@@ -18,7 +18,6 @@ use potluck_proto::wire::stage_server::StageServer;
 use potluck_proto::wire::worker_server::WorkerServer;
 use potluck_proto::{NodeId, limits, link};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::compute;
 use crate::probe;
@@ -166,7 +165,7 @@ impl Node {
         let serving = link::server()
             .add_service(worker)
             .add_service(stage)
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(link::incoming(listener));
         // Streams of a ring never end by themselves, so the server is dropped rather than drained.
         tokio::select! {
             result = serving => result?,
