@@ -8,12 +8,19 @@ use potluck_proto::{NodeId, wire};
 use super::member::Described;
 use crate::planner::Candidate;
 
+/// How often an address is asked again where a worker was lost or refused. Every two seconds, this is past the two minutes
+/// after which mDNS forgets a silent worker, and so tells of it anew when it comes back later.
+const MAX_RETRIES: u32 = 75;
+
 /// Workers by id, in a fixed order.
 #[derive(Debug, Default)]
 pub(super) struct Membership {
     members: BTreeMap<NodeId, Described>,
     /// Addresses with a watcher at work.
     watched: BTreeSet<SocketAddr>,
+    /// Addresses where a worker was lost or refused, and how often they are still to be asked. mDNS tells of a worker once:
+    /// one that was frozen for a moment, or served another coordinator, is only found again by asking.
+    retries: BTreeMap<SocketAddr, u32>,
 }
 
 impl Membership {
@@ -22,9 +29,19 @@ impl Membership {
         self.watched.insert(address)
     }
 
-    /// The watcher of an address has ended.
-    pub fn end_watch(&mut self, address: SocketAddr) {
+    /// The watcher of an address has ended: nobody could be used there.
+    pub fn refused(&mut self, address: SocketAddr) {
         self.watched.remove(&address);
+        let left = self.retries.entry(address).or_insert(MAX_RETRIES);
+        *left -= 1;
+        if *left == 0 {
+            self.retries.remove(&address);
+        }
+    }
+
+    /// Addresses to ask again.
+    pub fn to_ask_again(&self) -> Vec<SocketAddr> {
+        self.retries.keys().copied().collect()
     }
 
     /// A worker answered. False if one of that id is there already, at another address: one of the two is a copy.
@@ -32,6 +49,7 @@ impl Membership {
         match self.members.get(&described.node) {
             Some(held) if held.address != described.address => false,
             _ => {
+                self.retries.remove(&described.address);
                 self.members.insert(described.node, described);
                 true
             }
@@ -41,7 +59,8 @@ impl Membership {
     /// A worker is gone.
     pub fn leave(&mut self, node: &NodeId) -> Option<Described> {
         let member = self.members.remove(node)?;
-        self.end_watch(member.address);
+        self.watched.remove(&member.address);
+        self.retries.insert(member.address, MAX_RETRIES);
         Some(member)
     }
 
@@ -84,4 +103,24 @@ pub fn candidates<'a>(
         .collect();
     candidates.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     candidates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_address_is_asked_again_for_a_while() {
+        let mut membership = Membership::default();
+        let address = SocketAddr::from(([127, 0, 0, 1], 7461));
+        for _ in 0..MAX_RETRIES {
+            assert!(membership.begin_watch(address));
+            assert!(!membership.begin_watch(address), "one watcher at a time");
+            membership.refused(address);
+        }
+        assert_eq!(membership.to_ask_again(), []);
+        membership.begin_watch(address);
+        membership.refused(address);
+        assert_eq!(membership.to_ask_again(), [address], "mDNS told of it anew");
+    }
 }

@@ -31,13 +31,32 @@ pub(super) enum RingNews {
     Broken { why: String },
 }
 
+/// A worker that the coordinator is connected to.
+#[derive(Debug, Clone)]
+pub(super) struct End {
+    /// Its name, for messages.
+    pub name: String,
+    /// `host:port` where it listens.
+    pub address: String,
+}
+
+impl End {
+    fn unreachable(&self, why: &str) -> String {
+        let End { name, address } = self;
+        format!("worker {name} cannot be reached at {address} ({why})")
+    }
+
+    fn broke(&self, why: &str) -> String {
+        format!("the connection to worker {} broke ({why})", self.name)
+    }
+
+    fn closed(&self) -> String {
+        format!("worker {} closed its connection", self.name)
+    }
+}
+
 /// Opens the ring and reads its results until it breaks. `news` carry the plan's number.
-pub(super) async fn run(
-    fence: Fence,
-    first: String,
-    last: String,
-    news: mpsc::Sender<(u64, RingNews)>,
-) {
+pub(super) async fn run(fence: Fence, first: End, last: End, news: mpsc::Sender<(u64, RingNews)>) {
     let plan_gen = fence.plan_gen.0;
     if let Err(why) = serve(fence, first, last, &news).await {
         let _ = news.send((plan_gen, RingNews::Broken { why })).await;
@@ -46,21 +65,21 @@ pub(super) async fn run(
 
 async fn serve(
     fence: Fence,
-    first: String,
-    last: String,
+    first: End,
+    last: End,
     news: &mpsc::Sender<(u64, RingNews)>,
 ) -> Result<(), String> {
     let plan_gen = fence.plan_gen.0;
     let mut results = open_results(fence, &last).await?;
     let mut steps_client = StageClient::new(
-        link::connect(&first)
+        link::connect(&first.address)
             .await
-            .map_err(|err| format!("{first}: {err}"))?,
+            .map_err(|err| first.unreachable(&err.to_string()))?,
     );
     let (sender, stream) = mpsc::channel(QUEUED_FRAMES);
     let steps = steps_client.steps(ReceiverStream::new(stream));
     let read = async {
-        let ring_us = probe(fence, &sender, &mut results).await?;
+        let ring_us = probe(fence, &sender, &mut results, &last).await?;
         let open = RingNews::Open {
             frames: sender,
             ring_us,
@@ -69,7 +88,7 @@ async fn serve(
             return Ok(());
         }
         loop {
-            let result = next_result(&mut results).await?;
+            let result = next_result(&mut results, &last).await?;
             if news
                 .send((plan_gen, RingNews::Result(result)))
                 .await
@@ -82,19 +101,19 @@ async fn serve(
     tokio::select! {
         result = read => result,
         closed = steps => Err(match closed {
-            Ok(_) => "the first stage closed its stream of steps".to_owned(),
-            Err(status) => format!("the first stage broke off: {}", status.message()),
+            Ok(_) => first.closed(),
+            Err(status) => first.broke(status.message()),
         }),
     }
 }
 
 async fn open_results(
     fence: Fence,
-    last: &str,
+    last: &End,
 ) -> Result<tonic::Streaming<wire::StepResult>, String> {
-    let channel = link::connect(last)
+    let channel = link::connect(&last.address)
         .await
-        .map_err(|err| format!("{last}: {err}"))?;
+        .map_err(|err| last.unreachable(&err.to_string()))?;
     let mut client = StageClient::new(channel).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
     let opened = client
         .results(wire::ResultsRequest {
@@ -103,7 +122,7 @@ async fn open_results(
         .await;
     opened
         .map(|response| response.into_inner())
-        .map_err(|status| status.message().to_owned())
+        .map_err(|status| last.broke(status.message()))
 }
 
 /// Sends an empty step round and measures how long it takes.
@@ -111,6 +130,7 @@ async fn probe(
     fence: Fence,
     frames_out: &mpsc::Sender<wire::StepFrame>,
     results: &mut tonic::Streaming<wire::StepResult>,
+    last: &End,
 ) -> Result<u64, String> {
     let step = Step {
         id: PROBE,
@@ -125,7 +145,7 @@ async fn probe(
             .await
             .map_err(|_| "the first stage closed its stream".to_owned())?;
     }
-    let came_round = tokio::time::timeout(PROBE_TIMEOUT, next_result(results)).await;
+    let came_round = tokio::time::timeout(PROBE_TIMEOUT, next_result(results, last)).await;
     let result =
         came_round.map_err(|_| "an empty step did not come round the ring".to_owned())??;
     match result.id == PROBE {
@@ -136,11 +156,12 @@ async fn probe(
 
 async fn next_result(
     results: &mut tonic::Streaming<wire::StepResult>,
+    last: &End,
 ) -> Result<StepResult, String> {
     let message = results
         .message()
         .await
-        .map_err(|status| format!("the last stage broke off: {}", status.message()))?;
-    let message = message.ok_or("the last stage closed its stream of results")?;
+        .map_err(|status| last.broke(status.message()))?;
+    let message = message.ok_or_else(|| last.closed())?;
     StepResult::from_wire(message).map_err(|err| err.to_string())
 }

@@ -24,7 +24,7 @@ use super::ring::{self, RingNews};
 use super::{ClusterConfig, ClusterEvent};
 use crate::engine::{EngineStatus, FaultKind, RingEvent, RingLimits, RunFault};
 use crate::http::StatusReport;
-use crate::planner::Plan;
+use crate::planner::{Plan, StagePlan};
 use crate::store::Model;
 
 /// After the last change among the workers this long must pass before a plan is made, so that workers that start
@@ -240,7 +240,7 @@ impl Supervisor {
             MemberEvent::Joined(described) => self.joined(*described),
             MemberEvent::Refused { address, error } => {
                 tracing::info!(%address, %error, "a worker cannot be used");
-                self.membership.end_watch(address);
+                self.membership.refused(address);
             }
             MemberEvent::Lost { node, why } => self.lost(node, why),
             MemberEvent::Fault { fence, fault } if fence == *self.fence.borrow() => {
@@ -253,9 +253,9 @@ impl Supervisor {
                 next,
                 message,
             } if fence == *self.fence.borrow() => {
-                let name = self.name_of(&node);
+                let (from, to) = (self.name_of(&node), self.name_at(&next));
                 self.ring_lost(format!(
-                    "worker {name} cannot reach the next one at {next} ({message})"
+                    "the connection from worker {from} to {to} broke ({message})"
                 ));
             }
             MemberEvent::Fault { .. } | MemberEvent::LinkDown { .. } => {}
@@ -304,10 +304,22 @@ impl Supervisor {
             .map_or_else(|| node.to_string(), |member| member.info.name.clone())
     }
 
+    /// The worker at an address of the plan, in words.
+    fn name_at(&self, address: &str) -> String {
+        let stages = self.phase.plan().map(|plan| plan.stages.as_slice());
+        let mut stages = stages.unwrap_or_default().iter();
+        match stages.find(|stage| stage.address == address) {
+            Some(stage) => format!("worker {}", stage.name),
+            None => address.to_owned(),
+        }
+    }
+
     // Plans.
 
     fn tick(&mut self) {
-        for address in self.config.join.clone() {
+        let mut addresses = self.config.join.clone();
+        addresses.extend(self.membership.to_ask_again());
+        for address in addresses {
             self.watch(address);
         }
         if !matches!(self.phase, Phase::Gathering) {
@@ -449,11 +461,14 @@ impl Supervisor {
         let (Some(first), Some(last)) = (plan.stages.first(), plan.stages.last()) else {
             return;
         };
-        let (first, last) = (first.address.clone(), last.address.clone());
+        let end = |stage: &StagePlan| ring::End {
+            name: stage.name.clone(),
+            address: stage.address.clone(),
+        };
         self.plan_tasks.spawn(ring::run(
             *self.fence.borrow(),
-            first,
-            last,
+            end(first),
+            end(last),
             self.ring_news.sender.clone(),
         ));
         self.phase = Phase::Opening { plan };
