@@ -24,7 +24,11 @@ pub fn cache_dir() -> Result<PathBuf, NoCacheDir> {
 
 /// The folder of this user for what must last: which cluster this is. It is not created here.
 pub fn state_dir() -> Result<PathBuf, NoCacheDir> {
-    let path = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let path = |name| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(chosen) = path("POTLUCK_STATE") {
         return Ok(chosen);
     }
@@ -34,8 +38,12 @@ pub fn state_dir() -> Result<PathBuf, NoCacheDir> {
     } else if cfg!(target_os = "macos") {
         under_home("HOME", "Library/Application Support").ok_or("HOME")
     } else {
-        let stated = path("XDG_STATE_HOME").filter(|p| p.is_absolute()).map(|p| p.join("potluck"));
-        stated.or_else(|| under_home("HOME", ".local/state")).ok_or("HOME")
+        let stated = path("XDG_STATE_HOME")
+            .filter(|p| p.is_absolute())
+            .map(|p| p.join("potluck"));
+        stated
+            .or_else(|| under_home("HOME", ".local/state"))
+            .ok_or("HOME")
     };
     found.map_err(NoCacheDir)
 }
