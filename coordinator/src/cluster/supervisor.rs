@@ -328,9 +328,12 @@ impl Supervisor {
         let needed = self.config.workers.needed();
         let n_here = self.membership.len();
         if n_here < needed {
-            let lost = self.why.take().filter(|why| !why.starts_with(WAITING));
-            self.why =
-                lost.or_else(|| Some(format!("{WAITING} {needed} worker(s), {n_here} here")));
+            // What was lost says more than what is missing now.
+            if self.why.as_ref().is_none_or(|why| why.starts_with(WAITING)) {
+                let why = format!("{WAITING} {needed} worker(s), {n_here} here");
+                self.tell_users(why.clone());
+                self.why = Some(why);
+            }
             return;
         }
         if self.plan_at.is_some_and(|at| at <= Instant::now()) {
@@ -404,6 +407,7 @@ impl Supervisor {
                 self.load_events.sender.clone(),
             ));
         }
+        self.tell_users("the workers are loading their layers".into());
         self.phase = Phase::Loading { plan, n_ready: 0 };
     }
 
@@ -558,20 +562,21 @@ impl Supervisor {
 
     /// What was being computed is lost; what is left gathers again.
     fn ring_lost(&mut self, why: String) {
-        let was_up = matches!(self.phase, Phase::Ready { .. });
         self.end_plan();
-        if was_up {
-            self.for_engine
-                .push_back(RingEvent::Down { why: why.clone() });
-        }
         self.down(why);
         self.plan_at = Some(Instant::now() + SETTLE);
     }
 
     // Telling others.
 
+    /// What those are told who ask for an answer now.
+    fn tell_users(&mut self, why: String) {
+        self.for_engine.push_back(RingEvent::Down { why });
+    }
+
     /// Says why answers cannot be computed, once: a plan that fails is tried again and again.
     fn down(&mut self, why: String) {
+        self.tell_users(why.clone());
         if self.why.as_ref() != Some(&why) {
             tracing::warn!(why, "answers cannot be computed");
             self.tell(ClusterEvent::Down { why: why.clone() });
