@@ -43,7 +43,7 @@ impl Http {
         self.request("POST", path, &body.to_string()).read_all()
     }
 
-    /// An answer to one question, complete.
+    /// An answer to one question, complete. Greedy unless the options say otherwise.
     pub fn chat(&self, question: &str, options: Value) -> Reply {
         self.post("/v1/chat/completions", &chat(question, options))
     }
@@ -82,6 +82,9 @@ impl Http {
 }
 
 fn chat(question: &str, mut options: Value) -> Value {
+    if options.get("temperature").is_none() {
+        options["temperature"] = json!(0);
+    }
     options["messages"] = json!([{"role": "user", "content": question}]);
     options
 }
