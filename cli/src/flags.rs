@@ -4,6 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
+
+/// What the variable of a switch may say: 1, true, yes or on, and their opposites.
+pub fn switch() -> BoolishValueParser {
+    BoolishValueParser::new()
+}
 
 /// Which model.
 #[derive(Args, Clone)]
@@ -23,7 +29,7 @@ pub struct NetworkFlags {
     #[arg(long, env = "POTLUCK_CLUSTER", value_name = "NAME", default_value = potluck_proto::advert::DEFAULT_CLUSTER)]
     pub cluster: String,
     /// Do not use mDNS
-    #[arg(long, env = "POTLUCK_NO_MDNS")]
+    #[arg(long, env = "POTLUCK_NO_MDNS", value_parser = switch())]
     pub no_mdns: bool,
 }
 

@@ -123,8 +123,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn bench(args: &Args, path: PathBuf) -> anyhow::Result<Report> {
-    let map = Mapped::open(&path)?;
-    let gguf = Gguf::parse(map.bytes())?;
+    let map = Mapped::open(&path).with_context(|| model::unusable(&path))?;
+    let gguf = Gguf::parse(map.bytes()).with_context(|| model::unusable(&path))?;
     let n_threads = args.threads.unwrap_or_else(default_threads);
     let kernels = Kernels::new(Isa::from_env()?)?;
     let mut bench = Bench {

@@ -10,7 +10,7 @@ use potluck_coordinator::cluster::{Cluster, Identity, WorkerCount};
 use potluck_coordinator::store::Model;
 use serde_json::json;
 
-use crate::flags::{NetworkFlags, SamplingFlags};
+use crate::flags::{NetworkFlags, SamplingFlags, switch};
 use crate::setup::local_worker::{WorkerProcess, default_threads};
 use crate::setup::progress::Bars;
 use crate::setup::{cluster, model, signal};
@@ -50,7 +50,7 @@ pub struct Args {
     )]
     prompt: String,
     /// Take the prompt as plain text to continue instead of a chat message
-    #[arg(long, env = "POTLUCK_RAW")]
+    #[arg(long, env = "POTLUCK_RAW", value_parser = switch())]
     raw: bool,
     /// Longest answer
     #[arg(
@@ -64,7 +64,7 @@ pub struct Args {
     #[arg(long, env = "POTLUCK_THREADS", value_name = "N")]
     threads: Option<usize>,
     /// Keep the cluster running afterwards and serve the API until Ctrl-C
-    #[arg(long, env = "POTLUCK_KEEP")]
+    #[arg(long, env = "POTLUCK_KEEP", value_parser = switch())]
     keep: bool,
     /// Print one JSON object instead of the answer as it comes
     #[arg(long)]

@@ -14,7 +14,7 @@ use potluck_proto::{Run, Sampling, SeqId, Step};
 use potluck_worker::{FileSource, Stage, StageConfig, StageLimits};
 use serde::{Deserialize, Serialize};
 
-use crate::flags::ModelFlags;
+use crate::flags::{ModelFlags, switch};
 use crate::setup::local_worker::default_threads;
 use crate::setup::progress::Bars;
 use crate::setup::{model, signal};
@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, env = "POTLUCK_GREEDY", value_name = "N", default_value_t = 32)]
     greedy: usize,
     /// Weights widened to f32, f32 activations and KV cache: the path that the quantised one is measured against
-    #[arg(long, env = "POTLUCK_REFERENCE")]
+    #[arg(long, env = "POTLUCK_REFERENCE", value_parser = switch())]
     reference: bool,
     /// A file to compare with, of the form that this command prints
     #[arg(long, env = "POTLUCK_AGAINST", value_name = "FILE")]
@@ -111,8 +111,8 @@ fn evaluate(args: &Args, path: PathBuf) -> anyhow::Result<Report> {
             )
         }
     };
-    let map = Mapped::open(&path)?;
-    let gguf = Gguf::parse(map.bytes())?;
+    let map = Mapped::open(&path).with_context(|| model::unusable(&path))?;
+    let gguf = Gguf::parse(map.bytes()).with_context(|| model::unusable(&path))?;
     let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
     let tokens = tokenizer.encode(&text, Special::Text, AddBos::ModelRule)?;
     if tokens.is_empty() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args as ClapArgs;
 use potluck_coordinator::cluster::{describe, discover};
 use potluck_proto::{NodeId, wire};
@@ -39,7 +40,8 @@ pub struct Answered {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let wait = Duration::try_from_secs_f64(args.wait)?;
+    let wait = Duration::try_from_secs_f64(args.wait)
+        .with_context(|| format!("--wait {} is no time", args.wait))?;
     let workers = signal::interruptible(find(&args.network, &args.join.join, wait)).await?;
     if args.json {
         println!(

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args as ClapArgs;
 use potluck_coordinator::cluster::candidates;
 use potluck_coordinator::planner::{self, PlanRequest};
 
-use crate::flags::{CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags};
+use crate::flags::{CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags, switch};
 use crate::setup::progress::Bars;
 use crate::setup::{cluster, local_worker, model, signal};
 
@@ -22,7 +23,7 @@ pub struct Args {
     #[arg(long, env = "POTLUCK_STAGES", value_name = "N")]
     stages: Option<usize>,
     /// Do not plan with this machine, only with workers
-    #[arg(long, env = "POTLUCK_NO_WORKER")]
+    #[arg(long, env = "POTLUCK_NO_WORKER", value_parser = switch())]
     no_worker: bool,
     /// How long to look for workers, in seconds
     #[arg(
@@ -52,7 +53,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn plan(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Result<()> {
-    let wait = Duration::try_from_secs_f64(args.wait)?;
+    let wait = Duration::try_from_secs_f64(args.wait)
+        .with_context(|| format!("--wait {} is no time", args.wait))?;
     let model = model::open(path, &bars).await?;
     let mut join = args.join.join.clone();
     if !args.no_worker {

@@ -10,7 +10,7 @@ use potluck_coordinator::text::Message;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::flags::{
-    CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags, SamplingFlags,
+    CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags, SamplingFlags, switch,
 };
 use crate::setup::progress::Bars;
 use crate::setup::{cluster, local_worker, model, signal};
@@ -24,13 +24,13 @@ pub struct Args {
     #[command(flatten)]
     model: ModelFlags,
     /// Take the prompt as plain text to continue instead of a chat message
-    #[arg(long, env = "POTLUCK_RAW")]
+    #[arg(long, env = "POTLUCK_RAW", value_parser = switch())]
     raw: bool,
     /// Longest answer [default: what the context holds]
     #[arg(long, env = "POTLUCK_MAX_TOKENS", value_name = "N")]
     max_tokens: Option<u32>,
     /// Do not compute on this machine, only on workers
-    #[arg(long, env = "POTLUCK_NO_WORKER")]
+    #[arg(long, env = "POTLUCK_NO_WORKER", value_parser = switch())]
     no_worker: bool,
     /// Print one JSON object instead of the answer as it comes
     #[arg(long)]

@@ -10,7 +10,7 @@ use potluck_coordinator::dirs;
 use potluck_coordinator::http::{self, ApiState, ClusterView};
 use tokio::net::TcpListener;
 
-use crate::flags::{CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags};
+use crate::flags::{CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags, switch};
 use crate::setup::progress::Bars;
 use crate::setup::{cluster, local_worker, model, signal};
 
@@ -34,7 +34,7 @@ pub struct Args {
           value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
     /// Do not compute on this machine, only on workers
-    #[arg(long, env = "POTLUCK_NO_WORKER")]
+    #[arg(long, env = "POTLUCK_NO_WORKER", value_parser = switch())]
     no_worker: bool,
     /// Print one JSON object a line for each thing that happens
     #[arg(long)]

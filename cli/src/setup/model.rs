@@ -71,7 +71,7 @@ pub async fn open(path: PathBuf, bars: &Bars) -> anyhow::Result<Arc<Model>> {
     let cache_dir = dirs::cache_dir()?;
     let bar = bars.bytes("hashing the model");
     let work = tokio::task::spawn_blocking({
-        let bar = bar.clone();
+        let (path, bar) = (path.clone(), bar.clone());
         move || {
             Model::open(&path, &cache_dir, |progress| {
                 bar.set_length(progress.total_bytes);
@@ -81,7 +81,12 @@ pub async fn open(path: PathBuf, bars: &Bars) -> anyhow::Result<Arc<Model>> {
     });
     let model = work.await.context("opening the model ended unexpectedly")?;
     bar.finish_and_clear();
-    Ok(Arc::new(model?))
+    Ok(Arc::new(model.with_context(|| unusable(&path))?))
+}
+
+/// How the message about a file that is no model begins.
+pub fn unusable(path: &Path) -> String {
+    format!("{} cannot be used", path.display())
 }
 
 /// What those who ask see of a model: its words.
