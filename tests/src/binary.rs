@@ -58,7 +58,7 @@ fn build() -> PathBuf {
         .expect("cargo can be started");
     assert!(output.status.success(), "potluck could not be built");
     let messages = String::from_utf8_lossy(&output.stdout);
-    let programs = messages.lines().filter_map(|line| {
+    let mut programs = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         let is_potluck = message["target"]["name"] == "potluck";
         Some(PathBuf::from(
@@ -66,6 +66,6 @@ fn build() -> PathBuf {
         ))
     });
     programs
-        .last()
+        .next_back()
         .expect("cargo says where it put the program")
 }
