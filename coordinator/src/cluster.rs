@@ -31,7 +31,7 @@ use supervisor::Supervisor;
 
 pub use discovery::{Discovery, DiscoveryError, Found, discover};
 pub use event::ClusterEvent;
-pub use identity::{Identity, IdentityError};
+pub use identity::{Identity, IdentityError, IdentityLock};
 pub use member::{DescribeError, describe};
 pub use membership::candidates;
 

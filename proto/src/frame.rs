@@ -39,6 +39,8 @@ pub struct Arrived {
 pub struct FrameAssembler {
     /// Bytes of payload that a token has on this edge.
     bytes_per_token: usize,
+    /// Tokens that a step on this edge may have.
+    max_tokens: usize,
     partial: Option<Partial>,
 }
 
@@ -53,10 +55,11 @@ struct Partial {
 }
 
 impl FrameAssembler {
-    /// For an edge that carries `bytes_per_token` bytes of payload a token.
-    pub fn new(bytes_per_token: usize) -> Self {
+    /// For an edge that carries `bytes_per_token` bytes of payload a token, `max_tokens` of them in a step.
+    pub fn new(bytes_per_token: usize, max_tokens: usize) -> Self {
         FrameAssembler {
             bytes_per_token,
+            max_tokens,
             partial: None,
         }
     }
@@ -103,6 +106,7 @@ impl FrameAssembler {
         let step = Step::from_wire(frame.step_id, header)?;
         let n_parts = frame.n_parts;
         at_most("n_parts", n_parts.into(), limits::MAX_PARTS.into())?;
+        at_most("tokens", step.n_tokens() as u64, self.max_tokens as u64)?;
         let want_bytes = step.n_tokens() * self.bytes_per_token;
         at_most("payload", frame.payload.len() as u64, want_bytes as u64)?;
         // One part needs no copy: the payload is the slice of the message itself.
@@ -114,7 +118,8 @@ impl FrameAssembler {
                 payload: frame.payload,
             }));
         }
-        let mut payload = BytesMut::with_capacity(want_bytes);
+        let mut payload =
+            BytesMut::with_capacity(want_bytes.min(n_parts as usize * limits::MAX_FRAME_BYTES));
         payload.extend_from_slice(&frame.payload);
         self.advance(Partial {
             fence,
@@ -195,7 +200,7 @@ mod tests {
                 sent.iter()
                     .all(|f| f.payload.len() <= limits::MAX_FRAME_BYTES)
             );
-            let mut assembler = FrameAssembler::new(BYTES_PER_TOKEN);
+            let mut assembler = FrameAssembler::new(BYTES_PER_TOKEN, 512);
             let mut arrived = Vec::new();
             for frame in sent {
                 arrived.extend(assembler.push(frame).unwrap());
@@ -209,7 +214,7 @@ mod tests {
     #[test]
     fn wrong_frames_are_refused_and_forgotten() {
         let sent = frames(fence(), &step(512), payload(512));
-        let mut assembler = FrameAssembler::new(BYTES_PER_TOKEN);
+        let mut assembler = FrameAssembler::new(BYTES_PER_TOKEN, 512);
         assert!(assembler.push(sent[1].clone()).is_err(), "no first part");
         assembler.push(sent[0].clone()).unwrap();
         assert!(
@@ -224,7 +229,12 @@ mod tests {
             assembler.push(short).is_err(),
             "shorter than its tokens say"
         );
-        let mut foreign = FrameAssembler::new(8);
+        let mut foreign = FrameAssembler::new(8, 512);
         assert!(foreign.push(sent[0].clone()).is_err(), "another width");
+        let mut narrow = FrameAssembler::new(BYTES_PER_TOKEN, 511);
+        assert!(
+            narrow.push(sent[0].clone()).is_err(),
+            "more tokens than agreed"
+        );
     }
 }

@@ -117,9 +117,11 @@ impl Manifest {
         })
     }
 
-    /// Bytes of all its tensors.
+    /// Bytes of all its tensors. The numbers are a peer's, so the sum does not overflow.
     pub fn n_bytes(&self) -> u64 {
-        self.tensors.iter().map(|tensor| tensor.n_bytes).sum()
+        self.tensors
+            .iter()
+            .fold(0, |sum: u64, tensor| sum.saturating_add(tensor.n_bytes))
     }
 }
 

@@ -3,6 +3,7 @@
 //! It takes commands in order and does nothing else, so nothing on the path of a token is locked. Everything slow happens
 //! here or in the thread pool, never on the async runtime.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -66,6 +67,8 @@ pub(crate) struct Compute {
     pub commands: mpsc::Sender<Command>,
     pub layers_done: Arc<AtomicU64>,
     pub busy: Arc<AtomicBool>,
+    /// Bytes that the stage takes now. Written by the compute thread alone.
+    pub held_bytes: Arc<AtomicU64>,
 }
 
 struct Loaded {
@@ -82,95 +85,120 @@ pub(crate) fn spawn(kernels: Kernels, n_threads: usize) -> std::io::Result<Compu
         commands,
         layers_done: Arc::default(),
         busy: Arc::default(),
+        held_bytes: Arc::default(),
     };
-    let (layers_done, busy) = (Arc::clone(&compute.layers_done), Arc::clone(&compute.busy));
+    let thread = Thread {
+        kernels,
+        n_threads,
+        layers_done: Arc::clone(&compute.layers_done),
+        busy: Arc::clone(&compute.busy),
+        held_bytes: Arc::clone(&compute.held_bytes),
+        loaded: None,
+    };
     std::thread::Builder::new()
         .name("compute".into())
-        .spawn(move || run(inbox, kernels, n_threads, &layers_done, &busy))?;
+        .spawn(move || thread.run(inbox))?;
     Ok(compute)
 }
 
-fn run(
-    mut inbox: mpsc::Receiver<Command>,
+/// What the thread owns.
+struct Thread {
     kernels: Kernels,
     n_threads: usize,
-    layers_done: &Arc<AtomicU64>,
-    busy: &AtomicBool,
-) {
-    let mut loaded: Option<Loaded> = None;
-    while let Some(command) = inbox.blocking_recv() {
-        busy.store(true, Ordering::Relaxed);
-        match command {
-            Command::Load(job) => {
-                loaded = load(*job, loaded.take(), kernels, n_threads, layers_done)
+    layers_done: Arc<AtomicU64>,
+    busy: Arc<AtomicBool>,
+    held_bytes: Arc<AtomicU64>,
+    loaded: Option<Loaded>,
+}
+
+impl Thread {
+    fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        while let Some(command) = inbox.blocking_recv() {
+            self.busy.store(true, Ordering::Relaxed);
+            // A panic is a bug, but one of this plan only: its stage is dropped, which its neighbours notice, and the
+            // next plan finds a thread that works.
+            if catch_unwind(AssertUnwindSafe(|| self.apply(command))).is_err() {
+                tracing::error!("the compute thread panicked; its layers are dropped");
+                self.loaded = None;
             }
+            let held_bytes = self
+                .loaded
+                .as_ref()
+                .map_or(0, |loaded| loaded.stage.held_bytes());
+            self.held_bytes.store(held_bytes, Ordering::Relaxed);
+            self.busy.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn apply(&mut self, command: Command) {
+        match command {
+            Command::Load(job) => self.load(*job),
             Command::Step(arrived) => {
-                if let Some(loaded) = loaded
-                    .as_mut()
-                    .filter(|loaded| loaded.fence == arrived.fence)
-                {
+                let current = self.loaded.as_mut();
+                if let Some(loaded) = current.filter(|loaded| loaded.fence == arrived.fence) {
                     loaded.compute(arrived);
                 }
             }
-            Command::Reset => loaded.iter_mut().for_each(|loaded| loaded.stage.reset()),
-            Command::Unload => loaded = None,
+            Command::Reset => self
+                .loaded
+                .iter_mut()
+                .for_each(|loaded| loaded.stage.reset()),
+            Command::Unload => self.loaded = None,
         }
-        busy.store(false, Ordering::Relaxed);
     }
-}
 
-/// Loads the job's stage, or takes over the one that is there if it holds the same weights.
-fn load(
-    job: LoadJob,
-    before: Option<Loaded>,
-    kernels: Kernels,
-    n_threads: usize,
-    layers_done: &Arc<AtomicU64>,
-) -> Option<Loaded> {
-    let LoadJob {
-        fence,
-        model,
-        config,
-        source,
-        outlet,
-        progress,
-        reply,
-    } = job;
-    let same = before.filter(|loaded| {
-        let held = loaded.stage.config();
-        loaded.model == model && held.span == config.span && held.limits == config.limits
-    });
-    let stage = match same {
-        Some(mut loaded) => {
-            loaded.stage.reset();
-            Ok(loaded.stage)
-        }
-        None => {
-            let mut report = |done: u64, _total: u64| progress.store(done, Ordering::Relaxed);
-            Stage::load(
-                config,
-                &source,
-                kernels,
-                Pool::new(n_threads),
-                Arc::clone(layers_done),
-                &mut report,
-            )
-        }
-    };
-    match stage {
-        Ok(stage) => {
-            // The asker may be gone; then the plan is never used and the next load replaces it.
-            let _ = reply.send(Ok(stage.memory()));
-            Some(Loaded {
-                fence,
-                model,
-                stage,
-                outlet,
-            })
-        }
-        Err(err) => {
-            let _ = reply.send(Err(err));
-            None
+    /// Loads the job's stage, or takes over the one that is there if it holds the same weights.
+    fn load(&mut self, job: LoadJob) {
+        let LoadJob {
+            fence,
+            model,
+            config,
+            source,
+            outlet,
+            progress,
+            reply,
+        } = job;
+        let same = self.loaded.take().filter(|loaded| {
+            let held = loaded.stage.config();
+            loaded.model == model
+                && held.shape == config.shape
+                && held.span == config.span
+                && held.limits == config.limits
+        });
+        let stage = match same {
+            Some(mut loaded) => {
+                loaded.stage.reset();
+                Ok(loaded.stage)
+            }
+            None => {
+                let mut report = |done: u64, _total: u64| {
+                    progress.store(done, Ordering::Relaxed);
+                    self.held_bytes.store(done, Ordering::Relaxed);
+                };
+                let (pool, layers_done) =
+                    (Pool::new(self.n_threads), Arc::clone(&self.layers_done));
+                Stage::load(
+                    config,
+                    &source,
+                    self.kernels,
+                    pool,
+                    layers_done,
+                    &mut report,
+                )
+            }
+        };
+        // The asker may be gone; then the plan is never used and the next load replaces it.
+        match stage {
+            Ok(stage) => {
+                let _ = reply.send(Ok(stage.memory()));
+                self.loaded = Some(Loaded {
+                    fence,
+                    model,
+                    stage,
+                    outlet,
+                });
+            }
+            Err(err) => drop(reply.send(Err(err))),
         }
     }
 }

@@ -39,13 +39,15 @@ pub(crate) struct KvShape {
 }
 
 impl KvShape {
-    /// Bytes of the whole cache when every page is in use.
+    /// Bytes of the whole cache when every page is in use. Sizes may come from a peer, so this does not overflow.
     pub fn n_bytes(&self) -> u64 {
-        let block =
-            kv_block_elements(self.n_kv_heads, self.head_dim) as u64 * self.kv_type.n_bytes();
-        let n_sliding = self.sliding.iter().filter(|sliding| **sliding).count() as u64;
-        let n_full = self.sliding.len() as u64 - n_sliding;
-        block * (n_full * self.max_full_pages as u64 + n_sliding * self.max_sliding_pages as u64)
+        let block = kv_block_elements(self.n_kv_heads, self.head_dim) as u128
+            * self.kv_type.n_bytes() as u128;
+        let n_sliding = self.sliding.iter().filter(|sliding| **sliding).count() as u128;
+        let n_full = self.sliding.len() as u128 - n_sliding;
+        let n_blocks =
+            n_full * self.max_full_pages as u128 + n_sliding * self.max_sliding_pages as u128;
+        u64::try_from(block * n_blocks).unwrap_or(u64::MAX)
     }
 }
 
@@ -172,6 +174,11 @@ impl KvCache {
         pages.iter().map(block).collect()
     }
 
+    /// Bytes of the pages that were ever needed; they are kept for the next sequence.
+    pub fn held_bytes(&self) -> u64 {
+        self.full.held_bytes() + self.sliding.held_bytes()
+    }
+
     /// Pages in use, over both classes.
     #[cfg(test)]
     pub fn n_used(&self) -> usize {
@@ -230,6 +237,10 @@ impl PagePool {
             });
             self.pages.len() - 1
         })
+    }
+
+    fn held_bytes(&self) -> u64 {
+        (self.pages.len() * self.n_layers * self.block_elements) as u64 * self.kv_type.n_bytes()
     }
 
     #[cfg(test)]

@@ -63,6 +63,16 @@ pub enum LoadError {
         /// Why.
         why: String,
     },
+    /// A tensor has another number of bytes than its type and dimensions take.
+    #[error("tensor `{name}` has {got} bytes, its type and dimensions take {want}")]
+    WrongLength {
+        /// Name of the tensor.
+        name: String,
+        /// Bytes there are.
+        got: usize,
+        /// Bytes expected.
+        want: usize,
+    },
     /// The stored bytes of a tensor are not those its hash names.
     #[error(
         "tensor `{name}` was damaged on disk and has been removed; load the model again to fetch it anew"
@@ -207,15 +217,22 @@ impl<'a> Loader<'a> {
         Ok(matrix)
     }
 
-    /// A vector of `len` f32: a norm's weight, a bias. Zeros in the dry run.
+    /// A vector of `len` f32: a norm's weight, a bias. Empty in the dry run.
     pub fn vector(&mut self, name: &str, len: u32) -> Result<Vec<f32>, LoadError> {
         let len = len as usize;
         let ty = self.checked_type(name, &[len])?;
         self.packed_bytes += 4 * len as u64;
-        let mut values = vec![0.0; len];
-        if let Pass::Load { .. } = self.pass {
-            dequantize(ty, &self.source.read(name)?, &mut values);
+        let Pass::Load { .. } = self.pass else {
+            return Ok(Vec::new());
+        };
+        let bytes = self.source.read(name)?;
+        let (got, want) = (bytes.len(), ty.row_bytes(len).unwrap_or(usize::MAX));
+        if got != want {
+            let name = name.to_owned();
+            return Err(LoadError::WrongLength { name, got, want });
         }
+        let mut values = vec![0.0; len];
+        dequantize(ty, &bytes, &mut values);
         Ok(values)
     }
 

@@ -27,7 +27,9 @@ pub struct MemoryUse {
 impl MemoryUse {
     /// All of it.
     pub fn total_bytes(&self) -> u64 {
-        self.weights_bytes + self.kv_bytes + self.scratch_bytes
+        self.weights_bytes
+            .saturating_add(self.kv_bytes)
+            .saturating_add(self.scratch_bytes)
     }
 
     /// Refuses a span that is larger than the budget.

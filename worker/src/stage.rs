@@ -121,15 +121,21 @@ impl StageConfig {
         let limits = &self.limits;
         let rows = limits.max_step_tokens;
         let d_model = self.shape.d_model as usize;
-        let kept = limits.max_sequences * rows * d_model * 4;
-        let logits = match self.is_last() {
-            true => limits.max_sequences * self.shape.n_vocab as usize * 4,
-            false => 0,
+        // What a repetition would ask for, or the logits of one.
+        let kept = match self.is_last() {
+            true => self.shape.n_vocab as usize * 4,
+            false => limits.max_sequences * rows * d_model * 4,
         };
+        let rope_tables = if self.shape.sliding_window.is_some() {
+            2
+        } else {
+            1
+        };
+        let angles = rope_tables * limits.context_tokens * self.shape.rope.dim as usize * 4;
         Ok(MemoryUse {
             weights_bytes: loader.packed_bytes,
             kv_bytes: self.kv_shape().n_bytes(),
-            scratch_bytes: self.widths().scratch_bytes(rows) + (kept + logits) as u64,
+            scratch_bytes: self.widths().scratch_bytes(rows) + (kept + angles) as u64,
         })
     }
 
@@ -245,6 +251,16 @@ impl Stage {
     /// Bytes it takes.
     pub fn memory(&self) -> MemoryUse {
         self.memory
+    }
+
+    /// Bytes held now: the weights, the buffers, and the KV pages that were ever needed.
+    pub fn held_bytes(&self) -> u64 {
+        let MemoryUse {
+            weights_bytes,
+            scratch_bytes,
+            ..
+        } = self.memory;
+        weights_bytes + scratch_bytes + self.kv.held_bytes()
     }
 
     /// Forgets every sequence; the weights stay.

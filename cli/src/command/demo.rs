@@ -91,10 +91,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let mut workers = start_workers(&args, &network)?;
     let shown = signal::interruptible(show(&args, &network, &model, &mut workers, &bars)).await;
+    let kept = match shown {
+        Ok((answerer, cluster)) if args.keep => serve::http(answerer, &cluster, DEFAULT_HTTP).await,
+        shown => shown.map(drop),
+    };
     for worker in workers {
         worker.stop().await;
     }
-    shown
+    kept
 }
 
 fn start_workers(args: &Args, network: &NetworkFlags) -> anyhow::Result<Vec<WorkerProcess>> {
@@ -113,7 +117,7 @@ async fn show(
     model: &Arc<Model>,
     workers: &mut [WorkerProcess],
     bars: &Bars,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<(Answerer, Cluster)> {
     let context_tokens = CONTEXT.min(model.shape().context_length);
     let served = model::served(model, context_tokens)?;
     let wanted = cluster::Wanted {
@@ -154,10 +158,7 @@ async fn show(
         true => println!("{:#}", report(args, &ready, &finished, model)),
         false => eprintln!("\n{}", finished.summary()),
     }
-    if args.keep {
-        serve::http(answerer, &cluster, DEFAULT_HTTP).await?;
-    }
-    Ok(())
+    Ok((answerer, cluster))
 }
 
 /// Another answer, over and over, so that the one that counts is never computed alone.

@@ -86,6 +86,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn run_model(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Result<()> {
+    // What is wrong with the question should not show only after minutes of loading.
+    let prompt = prompt(&args).await?;
     let model = model::open(path, &bars).await?;
     let context_tokens = model::context_tokens(&args.capacity, &model)?;
     let served = model::served(&model, context_tokens)?;
@@ -103,7 +105,7 @@ async fn run_model(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::
     let cluster = cluster::start(wanted, &args.network, &model).await?;
     cluster::until_ready(&cluster, &bars).await?;
     let answerer = Answerer::new(served, cluster.engine.clone());
-    match prompt(&args).await? {
+    match prompt {
         Some(prompt) => once(&args, &answerer, prompt).await,
         None => conversation(&args, &answerer).await,
     }
@@ -172,8 +174,14 @@ async fn conversation(args: &Args, answerer: &Answerer) -> anyhow::Result<()> {
             true => Input::Raw(line),
             false => Input::Chat(messages.clone()),
         };
-        let finished = stream(answerer, input, args.max_tokens, &args.sampling, true).await?;
-        messages.push(Message::new("assistant", &finished.text));
+        match stream(answerer, input, args.max_tokens, &args.sampling, true).await {
+            Ok(finished) => messages.push(Message::new("assistant", &finished.text)),
+            Err(err) => {
+                // The conversation goes on as if the question had not been asked.
+                eprintln!("error: {err:#}");
+                messages.pop();
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use potluck_coordinator::answer::Answerer;
-use potluck_coordinator::cluster::{Cluster, ClusterEvent, Identity, WorkerCount};
+use potluck_coordinator::cluster::{Cluster, ClusterEvent, Identity, IdentityLock, WorkerCount};
 use potluck_coordinator::dirs;
 use potluck_coordinator::http::{self, ApiState, ClusterView};
 use tokio::net::TcpListener;
@@ -53,14 +53,27 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     http::check_loopback(args.http)?;
     let bars = Bars::new();
     let path = model::locate(&args.model.model, &bars).await?;
-    match signal::interruptible(serve(args, path, bars)).await {
+    let (http_address, json) = (args.http, args.json);
+    let started = match signal::interruptible(start(args, path, bars)).await {
         // Ctrl-C is how a server is meant to end.
-        Err(err) if err.is::<signal::Interrupted>() => Ok(()),
-        result => result,
-    }
+        Err(err) if err.is::<signal::Interrupted>() => return Ok(()),
+        started => started?,
+    };
+    let teller = tokio::spawn(tell(started.cluster.events(), json));
+    let result = http(started.answerer, &started.cluster, http_address).await;
+    teller.abort();
+    result
 }
 
-async fn serve(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Result<()> {
+/// What must live as long as the server.
+struct Started {
+    answerer: Answerer,
+    cluster: Cluster,
+    _identity: IdentityLock,
+}
+
+async fn start(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Result<Started> {
+    let (identity, lock) = Identity::next_start(&dirs::state_dir()?)?;
     let model = model::open(path, &bars).await?;
     let context_tokens = model::context_tokens(&args.capacity, &model)?;
     let served = model::served(&model, context_tokens)?;
@@ -69,21 +82,21 @@ async fn serve(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Resu
         join.push(local_worker::start_inside(&args.machine, &args.network).await?);
     }
     let wanted = cluster::Wanted {
-        identity: Identity::next_start(&dirs::state_dir()?)?,
+        identity,
         workers: WorkerCount::AtLeast(usize::from(args.workers)),
         join,
         context_tokens,
         max_sequences: args.capacity.max_sequences,
     };
     let cluster = cluster::start(wanted, &args.network, &model).await?;
-    let teller = tokio::spawn(tell(cluster.events(), args.json));
-    let answerer = Answerer::new(served, cluster.engine.clone());
-    let result = http(answerer, &cluster, args.http).await;
-    teller.abort();
-    result
+    Ok(Started {
+        answerer: Answerer::new(served, cluster.engine.clone()),
+        cluster,
+        _identity: lock,
+    })
 }
 
-/// Serves the API until the process is asked to end.
+/// Serves the API until the process is asked to end. Answers under way may come to their end, unless it is asked again.
 pub async fn http(
     answerer: Answerer,
     cluster: &Cluster,
@@ -104,7 +117,15 @@ pub async fn http(
             status: cluster.status.clone(),
         },
     };
-    http::serve(listener, http::router(state), signal::asked_to_end()).await?;
+    let impatient = async {
+        signal::asked_to_end().await;
+        eprintln!("ending after the answers under way (Ctrl-C again ends at once)");
+        signal::asked_to_end().await;
+    };
+    tokio::select! {
+        result = http::serve(listener, http::router(state), signal::asked_to_end()) => result?,
+        () = impatient => {}
+    }
     Ok(())
 }
 

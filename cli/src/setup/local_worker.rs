@@ -3,12 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use potluck_coordinator::dirs;
 use potluck_worker::node::{Node, NodeConfig};
 use tokio::io::AsyncReadExt;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 
 use crate::flags::{MachineFlags, NetworkFlags};
 
@@ -84,7 +85,12 @@ pub async fn start_inside(
 pub struct WorkerProcess {
     pub name: String,
     child: Child,
+    /// The end of what it said on standard error.
+    said: Arc<Mutex<Vec<u8>>>,
 }
+
+/// Bytes of a worker's last words that are kept.
+const LAST_WORDS_BYTES: usize = 4096;
 
 impl WorkerProcess {
     /// Starts `potluck worker` on a free loopback port.
@@ -112,6 +118,8 @@ impl WorkerProcess {
                     .iter()
                     .flat_map(|interface| ["--interface", interface.as_str()]),
             )
+            // A setting meant for this command would hide the workers from it.
+            .env_remove("POTLUCK_NO_MDNS")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -119,23 +127,25 @@ impl WorkerProcess {
         // Ctrl-C in a terminal goes to every process of the group; workers should end with us, not before.
         #[cfg(unix)]
         command.process_group(0);
-        let child = command
+        let mut child = command
             .spawn()
             .context("a worker process cannot be started")?;
-        Ok(WorkerProcess { name, child })
+        let said = Arc::default();
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(keep_last_words(stderr, Arc::clone(&said)));
+        }
+        Ok(WorkerProcess { name, child, said })
     }
 
     /// Completes when the process ends by itself, with what it said.
     pub async fn ended(&mut self) -> String {
-        let mut said = String::new();
-        if let Some(stderr) = &mut self.child.stderr {
-            let _ = stderr.read_to_string(&mut said).await;
-        }
         let status = self
             .child
             .wait()
             .await
             .map_or_else(|err| err.to_string(), |status| status.to_string());
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = String::from_utf8_lossy(&said);
         format!(
             "worker process {} ended ({status}): {}",
             self.name,
@@ -153,5 +163,16 @@ impl WorkerProcess {
         {
             let _ = self.child.kill().await;
         }
+    }
+}
+
+/// Reads on, so that the process is never held up by a full pipe.
+async fn keep_last_words(mut stderr: ChildStderr, said: Arc<Mutex<Vec<u8>>>) {
+    let mut buffer = [0; 1024];
+    while let Ok(n @ 1..) = stderr.read(&mut buffer).await {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.extend_from_slice(&buffer[..n]);
+        let excess = said.len().saturating_sub(LAST_WORDS_BYTES);
+        said.drain(..excess);
     }
 }

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Name of the file in the state directory.
 const FILE_NAME: &str = "cluster.json";
 
+/// Name of the file that a running coordinator holds locked.
+const LOCK_NAME: &str = "cluster.lock";
+
 /// A cluster and the life of its coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -18,6 +21,12 @@ pub struct Identity {
     pub cluster: ClusterId,
     /// Starts so far, this one included.
     pub epoch: Epoch,
+}
+
+/// Keeps other coordinators of the same cluster from starting. Ends with the process, however that ends.
+#[derive(Debug)]
+pub struct IdentityLock {
+    _file: fs::File,
 }
 
 /// The state file cannot be used.
@@ -31,6 +40,11 @@ pub enum IdentityError {
         /// Why.
         source: std::io::Error,
     },
+    /// Another coordinator uses it.
+    #[error(
+        "another coordinator of this cluster is running on this machine; stop it, or set POTLUCK_STATE to another folder"
+    )]
+    InUse,
     /// It is not what was written.
     #[error("{path} is damaged ({why}); move it away to begin a new cluster", path = path.display())]
     Damaged {
@@ -57,20 +71,25 @@ impl Identity {
     }
 
     /// The cluster of a state directory, one start later.
-    pub fn next_start(directory: &Path) -> Result<Identity, IdentityError> {
+    pub fn next_start(directory: &Path) -> Result<(Identity, IdentityLock), IdentityError> {
         let path = directory.join(FILE_NAME);
         let io_error = |source| IdentityError::Io {
             path: path.clone(),
             source,
         };
         fs::create_dir_all(directory).map_err(io_error)?;
+        let lock = fs::File::create(directory.join(LOCK_NAME)).map_err(io_error)?;
+        lock.try_lock().map_err(|err| match err {
+            fs::TryLockError::WouldBlock => IdentityError::InUse,
+            fs::TryLockError::Error(source) => io_error(source),
+        })?;
         let identity = match fs::read(&path) {
             Ok(bytes) => read(&path, &bytes)?,
             Err(err) if err.kind() == std::io::ErrorKind::NotFound => Identity::ephemeral(),
             Err(err) => return Err(io_error(err)),
         };
         write(directory, &path, &identity).map_err(io_error)?;
-        Ok(identity)
+        Ok((identity, IdentityLock { _file: lock }))
     }
 }
 
@@ -99,7 +118,12 @@ fn write(directory: &Path, path: &Path, identity: &Identity) -> std::io::Result<
     let mut file = fs::File::create(&temporary)?;
     file.write_all(&serde_json::to_vec_pretty(&stored)?)?;
     file.sync_all()?;
-    fs::rename(&temporary, path)
+    fs::rename(&temporary, path)?;
+    // Where a directory can be flushed, the new name survives a power cut.
+    if let Ok(directory) = fs::File::open(directory) {
+        let _ = directory.sync_all();
+    }
+    Ok(())
 }
 
 /// Random enough to tell clusters apart; nothing secret rests on it.
@@ -123,8 +147,11 @@ mod tests {
     #[test]
     fn every_start_counts() {
         let directory = tempfile::tempdir().unwrap();
-        let first = Identity::next_start(directory.path()).unwrap();
-        let second = Identity::next_start(directory.path()).unwrap();
+        let (first, lock) = Identity::next_start(directory.path()).unwrap();
+        let beside = Identity::next_start(directory.path());
+        assert!(matches!(beside, Err(IdentityError::InUse)), "one at a time");
+        drop(lock);
+        let (second, _lock) = Identity::next_start(directory.path()).unwrap();
         assert_eq!(first.cluster, second.cluster);
         assert_eq!((first.epoch, second.epoch), (Epoch(1), Epoch(2)));
     }

@@ -59,13 +59,29 @@ pub(super) async fn make_plan(
     // Placing layers over many workers takes longer than the async threads may be held.
     let planned = tokio::task::spawn_blocking(move || plan(&request)).await;
     let event = match planned {
-        Ok(Ok(plan)) => LoadEvent::Planned { plan, infos },
+        Ok(Ok(mut plan)) => {
+            plan.explanation.extend(different_arithmetic(&infos));
+            LoadEvent::Planned { plan, infos }
+        }
         Ok(Err(err)) => LoadEvent::NoPlan {
             why: err.to_string(),
         },
         Err(join_error) => std::panic::resume_unwind(join_error.into_panic()),
     };
     let _ = events.send((plan_gen, event)).await;
+}
+
+/// Builds of different arithmetic may give different tokens when layers move; whoever reads the plan should know.
+fn different_arithmetic(infos: &[(NodeId, wire::NodeInfo)]) -> Option<String> {
+    let first = &infos.first()?.1;
+    let other = infos
+        .iter()
+        .find(|(_, info)| info.arithmetic != first.arithmetic)?;
+    Some(format!(
+        "{} and {} run versions of potluck whose arithmetic differs ({} and {}): the same question may get another answer \
+         when layers move; update the older one.",
+        first.name, other.1.name, first.version, other.1.version
+    ))
 }
 
 /// Memory changes while a cluster waits, so workers are asked again; one that does not answer is about to be lost.

@@ -60,7 +60,13 @@ pub(super) enum MemberEvent {
         error: DescribeError,
     },
     /// It is gone.
-    Lost { node: NodeId, why: String },
+    Lost {
+        node: NodeId,
+        address: SocketAddr,
+        why: String,
+    },
+    /// It has computed layers since it was last heard.
+    Progress,
     /// A run of the ring failed there.
     Fault { fence: Fence, fault: wire::RunFault },
     /// It cannot reach the next stage.
@@ -159,7 +165,7 @@ pub(super) async fn watch(
         return;
     }
     let why = heartbeat(node, fence, pings, session, &events).await;
-    let _ = events.send(MemberEvent::Lost { node, why }).await;
+    let _ = events.send(MemberEvent::Lost { node, address, why }).await;
 }
 
 type Session = tonic::Streaming<wire::ControlEvent>;
@@ -192,7 +198,7 @@ async fn heartbeat(
 ) -> String {
     let mut ticks = tokio::time::interval(PING_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut n_pings, mut heard) = (0, Instant::now());
+    let (mut n_pings, mut heard, mut layers_done) = (0, Instant::now(), 0);
     loop {
         tokio::select! {
             message = session.message() => {
@@ -202,7 +208,7 @@ async fn heartbeat(
                     Err(status) => return format!("its connection broke ({})", status.message()),
                 };
                 heard = Instant::now();
-                if let Some(event) = member_event(node, event)
+                if let Some(event) = member_event(node, event, &mut layers_done)
                     && events.send(event).await.is_err()
                 {
                     return "the coordinator is stopping".into();
@@ -224,11 +230,19 @@ async fn heartbeat(
     }
 }
 
-fn member_event(node: NodeId, event: wire::ControlEvent) -> Option<MemberEvent> {
+/// What an event means. A pong is news only if its count of layers has changed.
+fn member_event(
+    node: NodeId,
+    event: wire::ControlEvent,
+    layers_done: &mut u64,
+) -> Option<MemberEvent> {
     use wire::control_event::Event;
     let fence = Fence::try_from(&event.fence).ok()?;
     match event.event? {
-        Event::Pong(_) => None,
+        Event::Pong(pong) => {
+            let before = std::mem::replace(layers_done, pong.layers_done);
+            (before != pong.layers_done).then_some(MemberEvent::Progress)
+        }
         Event::RunFault(fault) => Some(MemberEvent::Fault { fence, fault }),
         Event::LinkDown(down) => Some(MemberEvent::LinkDown {
             fence,

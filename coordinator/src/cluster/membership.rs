@@ -56,12 +56,14 @@ impl Membership {
         }
     }
 
-    /// A worker is gone.
-    pub fn leave(&mut self, node: &NodeId) -> Option<Described> {
-        let member = self.members.remove(node)?;
-        self.watched.remove(&member.address);
-        self.retries.insert(member.address, MAX_RETRIES);
-        Some(member)
+    /// The watcher of an address has lost its worker. None if the worker is a member at another address.
+    pub fn leave(&mut self, node: &NodeId, address: SocketAddr) -> Option<Described> {
+        self.watched.remove(&address);
+        self.members
+            .get(node)
+            .filter(|member| member.address == address)?;
+        self.retries.insert(address, MAX_RETRIES);
+        self.members.remove(node)
     }
 
     pub fn get(&self, node: &NodeId) -> Option<&Described> {

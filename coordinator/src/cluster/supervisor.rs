@@ -34,6 +34,10 @@ const SETTLE: Duration = Duration::from_millis(700);
 /// How often addresses named by the user are tried again, and a plan that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
+/// With steps under way and no layer computed anywhere for this long, the ring is taken for dead. The slowest machine computes
+/// a layer of a prompt's chunk in a fraction of this.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+
 /// Events between the tasks and the supervisor.
 const QUEUED_EVENTS: usize = 256;
 
@@ -105,6 +109,8 @@ pub(super) struct Supervisor {
     why: Option<String>,
     /// The engine must say that it is not ready before it may be told that the ring is up.
     up_when_engine_is_down: bool,
+    /// When a step last left or came back, or a worker had computed a layer.
+    progress_at: Instant,
     /// Time round the ring, to be told once the engine takes requests.
     announce: Option<u64>,
     /// News for the engine that did not fit its queue.
@@ -152,6 +158,7 @@ impl Supervisor {
             why: None,
             up_when_engine_is_down: false,
             announce: None,
+            progress_at: Instant::now(),
             for_engine: VecDeque::new(),
             member_events: Channel::new(),
             load_events: Channel::new(),
@@ -242,7 +249,8 @@ impl Supervisor {
                 tracing::info!(%address, %error, "a worker cannot be used");
                 self.membership.refused(address);
             }
-            MemberEvent::Lost { node, why } => self.lost(node, why),
+            MemberEvent::Lost { node, address, why } => self.lost(node, address, why),
+            MemberEvent::Progress => self.progress_at = Instant::now(),
             MemberEvent::Fault { fence, fault } if fence == *self.fence.borrow() => {
                 self.for_engine
                     .push_back(RingEvent::Fault(run_fault(fault)));
@@ -279,8 +287,8 @@ impl Supervisor {
         }
     }
 
-    fn lost(&mut self, node: NodeId, why: String) {
-        let Some(member) = self.membership.leave(&node) else {
+    fn lost(&mut self, node: NodeId, address: SocketAddr, why: String) {
+        let Some(member) = self.membership.leave(&node, address) else {
             return;
         };
         let name = member.info.name;
@@ -317,6 +325,8 @@ impl Supervisor {
     // Plans.
 
     fn tick(&mut self) {
+        self.reap();
+        self.check_progress();
         let mut addresses = self.config.join.clone();
         addresses.extend(self.membership.to_ask_again());
         for address in addresses {
@@ -338,6 +348,29 @@ impl Supervisor {
         }
         if self.plan_at.is_some_and(|at| at <= Instant::now()) {
             self.begin_plan();
+        }
+    }
+
+    /// Takes away tasks that have ended. One that broke down would leave its plan waiting for ever.
+    fn reap(&mut self) {
+        while self.watchers.try_join_next().is_some() {}
+        while let Some(ended) = self.plan_tasks.try_join_next() {
+            if ended.is_err_and(|err| err.is_panic()) {
+                self.gather_again("making the plan broke down; the log says more".into());
+                return;
+            }
+        }
+    }
+
+    /// A step that does not come back while no worker computes anything is lost, and with it the ring.
+    fn check_progress(&mut self) {
+        let waits = matches!(self.phase, Phase::Ready { .. })
+            && self.links.engine.borrow().steps_in_flight > 0;
+        if waits && self.progress_at.elapsed() > STALL_LIMIT {
+            let seconds = STALL_LIMIT.as_secs();
+            self.ring_lost(format!(
+                "a step did not come back, and no worker has computed anything for {seconds} s"
+            ));
         }
     }
 
@@ -486,7 +519,7 @@ impl Supervisor {
     }
 
     fn end_plan(&mut self) {
-        self.plan_tasks.abort_all();
+        self.plan_tasks = JoinSet::new();
         self.phase = Phase::Gathering;
         self.up_when_engine_is_down = false;
         self.announce = None;
@@ -499,7 +532,10 @@ impl Supervisor {
     fn apply_ring(&mut self, news: RingNews) {
         match news {
             RingNews::Open { frames, ring_us } => self.opened(frames, ring_us),
-            RingNews::Result(result) => self.for_engine.push_back(RingEvent::Result(result)),
+            RingNews::Result(result) => {
+                self.progress_at = Instant::now();
+                self.for_engine.push_back(RingEvent::Result(result));
+            }
             RingNews::Broken { why } => self.ring_lost(why),
         }
     }
@@ -551,6 +587,11 @@ impl Supervisor {
         let Phase::Ready { frames: sender, .. } = &self.phase else {
             return;
         };
+        if self.up_when_engine_is_down {
+            // A step of the plan before: the engine has not heard of its end yet.
+            return;
+        }
+        self.progress_at = Instant::now();
         let fence = *self.fence.borrow();
         let full = frames(fence, &step, Bytes::new())
             .into_iter()

@@ -51,6 +51,10 @@ pub struct ScratchCost {
     pub bytes_per_token: u64,
     /// Bytes for each sequence that samples in a step; only the last stage samples.
     pub bytes_per_sample: u64,
+    /// Bytes of a token of a sequence's last output, kept in case it is asked for again; the last stage keeps none.
+    pub bytes_per_kept_token: u64,
+    /// Bytes for each position of the context: rotary angles.
+    pub bytes_per_position: u64,
 }
 
 /// What a span takes on its worker.
@@ -77,6 +81,7 @@ pub(super) struct SpanCosts<'a> {
     kv_before: Vec<u128>,
     macs_before: Vec<u128>,
     positions: u64,
+    context_tokens: u64,
     max_sequences: u64,
     max_step_tokens: u64,
 }
@@ -93,6 +98,7 @@ impl<'a> SpanCosts<'a> {
             macs_before: sums_before(layers.iter().map(|layer| layer.macs)),
             // Both factors come from 32 bits, the blocks from 7 fewer.
             positions: max_sequences * blocks * KV_BLOCK_POSITIONS,
+            context_tokens: u64::from(request.context_tokens),
             max_sequences,
             max_step_tokens: u64::from(request.max_step_tokens),
         }
@@ -140,10 +146,18 @@ impl<'a> SpanCosts<'a> {
     fn scratch_bytes(&self, last: bool) -> u64 {
         let scratch = &self.model.scratch;
         let tokens = scratch.bytes_per_token.saturating_mul(self.max_step_tokens);
-        let samples = scratch.bytes_per_sample.saturating_mul(self.max_sequences);
-        STAGE_FIXED_BYTES
-            .saturating_add(tokens)
-            .saturating_add(if last { samples } else { 0 })
+        let kept_or_sampled = match last {
+            true => scratch.bytes_per_sample.saturating_mul(self.max_sequences),
+            false => scratch
+                .bytes_per_kept_token
+                .saturating_mul(self.max_sequences * self.max_step_tokens),
+        };
+        let angles = scratch
+            .bytes_per_position
+            .saturating_mul(self.context_tokens);
+        [tokens, kept_or_sampled, angles]
+            .into_iter()
+            .fold(STAGE_FIXED_BYTES, u64::saturating_add)
     }
 
     fn ends(&self, layers: &Range<usize>) -> (bool, bool) {

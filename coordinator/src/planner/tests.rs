@@ -26,6 +26,8 @@ fn model(layer_mib: &[u64]) -> ModelCost {
         scratch: ScratchCost {
             bytes_per_token: 4096,
             bytes_per_sample: 200_000,
+            bytes_per_kept_token: 0,
+            bytes_per_position: 0,
         },
     }
 }
@@ -359,4 +361,18 @@ proptest! {
         prop_assert_eq!(next as usize, request.model.layers.len());
         prop_assert_eq!(super::plan(&request).unwrap(), plan);
     }
+}
+
+#[test]
+fn kept_outputs_and_angles_are_counted_where_they_are_held() {
+    let mut model = model(&[10; 4]);
+    model.scratch.bytes_per_kept_token = 256;
+    model.scratch.bytes_per_position = 64;
+    let workers = vec![worker(1, 4096, 10.0), worker(2, 4096, 10.0)];
+    let mut request = request(model, workers);
+    request.n_stages = Some(2);
+    let plan = plan(&request).unwrap();
+    let always = 16 * MIB + 512 * 4096 + 1000 * 64;
+    assert_eq!(plan.stages[0].scratch_bytes, always + 2 * 512 * 256);
+    assert_eq!(plan.stages[1].scratch_bytes, always + 2 * 200_000);
 }

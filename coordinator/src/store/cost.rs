@@ -57,8 +57,12 @@ fn scratch(shape: &ModelShape) -> ScratchCost {
     // The widest matrix input once more, as 8-bit codes with scales: counted as half its floats.
     let quantised = d_model.max(d_ff).max(attended) / 2;
     let floats = hidden + queries_keys_values + attended + gate_and_up + quantised;
+    // Sliding layers turn by a table of their own.
+    let rope_tables = if shape.sliding_window.is_some() { 2 } else { 1 };
     ScratchCost {
         bytes_per_token: floats * F32_BYTES,
         bytes_per_sample: u64::from(shape.n_vocab) * F32_BYTES,
+        bytes_per_kept_token: d_model * F32_BYTES,
+        bytes_per_position: rope_tables * u64::from(shape.rope.dim) * F32_BYTES,
     }
 }

@@ -54,6 +54,12 @@ impl Request {
         config
             .check_span()
             .map_err(|err| Status::invalid_argument(err.to_string()))?;
+        let (asked, trained) = (request.context_tokens, config.shape.context_length);
+        if asked > trained {
+            return Err(Status::invalid_argument(format!(
+                "context_tokens is {asked}, the model was trained for {trained}"
+            )));
+        }
         let next = (!request.next.is_empty()).then_some(request.next);
         if next.is_none() != config.is_last() {
             return Err(Status::invalid_argument(
@@ -161,7 +167,7 @@ async fn load(
 ) -> Result<wire::Ready, Status> {
     let start = Instant::now();
     // The plan before ends here. Its weights go with the next load, or stay if that wants the same ones.
-    shared.set_plan(None);
+    shared.clear_plan();
     request.config.limits.memory_budget_bytes = Some(shared.memory_budget_bytes());
     check_memory(shared, &request)?;
     // The budget has been checked; a plan with equal limits can share the loaded stage.
@@ -176,9 +182,6 @@ async fn load(
         moved.cached_bytes = fetched.cached_bytes;
         match load_stage(shared, &request, progress).await? {
             Ok(memory) => {
-                shared
-                    .in_use_bytes
-                    .store(memory.total_bytes(), Ordering::Relaxed);
                 let load_ms = start.elapsed().as_millis() as u64;
                 tracing::info!(plan = %request.fence, from = request.config.span.start, to = request.config.span.end,
                     fetched_bytes = moved.fetched_bytes, cached_bytes = moved.cached_bytes, load_ms, "span loaded");
@@ -191,7 +194,6 @@ async fn load(
                 );
             }
             Err(err) => {
-                shared.in_use_bytes.store(0, Ordering::Relaxed);
                 return Err(Status::failed_precondition(err.to_string()));
             }
         }
@@ -287,7 +289,7 @@ async fn load_stage(
         progress: Arc::clone(&done),
         reply,
     };
-    let stopped = |_| Status::internal("the compute thread has stopped");
+    let stopped = |_| Status::internal("loading broke down; the worker's log says more");
     let sent = shared
         .compute
         .commands
@@ -307,7 +309,8 @@ async fn load_stage(
             true => 0,
             false => 4 * request.config.shape.d_model as usize,
         };
-        shared.set_plan(Some(Arc::new(Plan::new(fence, bytes_per_token, results))));
+        let max_step_tokens = request.config.limits.max_step_tokens;
+        shared.begin_plan(Plan::new(fence, bytes_per_token, max_step_tokens, results))?;
     }
     Ok(result)
 }

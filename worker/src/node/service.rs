@@ -24,6 +24,9 @@ use crate::weights::WeightCache;
 /// Events that may wait for the coordinator to read them.
 const QUEUED_EVENTS: usize = 256;
 
+/// Clusters whose newest fence is remembered: more than a worker meets unless somebody plays with it.
+const MAX_CLUSTERS: usize = 64;
+
 /// The services, cheap to clone.
 #[derive(Clone)]
 pub(super) struct Service {
@@ -36,8 +39,6 @@ pub(super) struct Shared {
     pub cache: WeightCache,
     pub compute: Compute,
     state: Mutex<State>,
-    /// Bytes of the stage that is loaded.
-    pub in_use_bytes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -60,6 +61,8 @@ pub(super) struct Plan {
     pub fence: Fence,
     /// Bytes of payload a token on the edge into this stage.
     pub bytes_per_token: usize,
+    /// Rows of one step.
+    pub max_step_tokens: usize,
     /// Taken by the coordinator, at the last stage.
     pub results: Mutex<Option<mpsc::Receiver<StepResult>>>,
     /// Dropped when the plan ends, which ends its streams.
@@ -72,11 +75,13 @@ impl Plan {
     pub fn new(
         fence: Fence,
         bytes_per_token: usize,
+        max_step_tokens: usize,
         results: Option<mpsc::Receiver<StepResult>>,
     ) -> Self {
         Plan {
             fence,
             bytes_per_token,
+            max_step_tokens,
             results: Mutex::new(results),
             ended: watch::Sender::new(()),
             streams: Arc::default(),
@@ -91,7 +96,6 @@ impl Shared {
             cache,
             compute,
             state: Mutex::default(),
-            in_use_bytes: AtomicU64::new(0),
         }
     }
 
@@ -101,7 +105,7 @@ impl Shared {
 
     pub fn memory_budget_bytes(&self) -> u64 {
         self.machine
-            .memory_budget_bytes(self.in_use_bytes.load(Ordering::Relaxed))
+            .memory_budget_bytes(self.compute.held_bytes.load(Ordering::Relaxed))
     }
 
     pub fn plan(&self) -> Option<Arc<Plan>> {
@@ -123,24 +127,38 @@ impl Shared {
                 session.fence.cluster
             )));
         }
+        if !state.newest.contains_key(&fence.cluster) && state.newest.len() >= MAX_CLUSTERS {
+            state.newest.clear();
+        }
         let newest = state.newest.entry(fence.cluster).or_insert(fence);
         if fence.is_older_than(newest) {
-            return Err(Status::failed_precondition(format!(
-                "plan {fence} is older than {newest}"
-            )));
+            return Err(older(&fence, newest));
         }
         *newest = fence;
         Ok(())
     }
 
-    /// Replaces the plan; the one before ends.
-    pub fn set_plan(&self, plan: Option<Arc<Plan>>) {
-        self.state().plan = plan;
+    /// Makes a plan current; the one before ends. A plan that is out of date by now is not: its load took longer than the
+    /// next one's.
+    pub fn begin_plan(&self, plan: Plan) -> Result<(), Status> {
+        let mut state = self.state();
+        match state.newest.get(&plan.fence.cluster) {
+            Some(newest) if plan.fence.is_older_than(newest) => Err(older(&plan.fence, newest)),
+            _ => {
+                state.plan = Some(Arc::new(plan));
+                Ok(())
+            }
+        }
+    }
+
+    /// The current plan is not served any more.
+    pub fn clear_plan(&self) {
+        self.state().plan = None;
     }
 
     /// Ends the current plan and frees its memory.
     pub fn end_plan(&self) {
-        self.set_plan(None);
+        self.clear_plan();
         // A full queue means that the thread is about to notice by itself that nobody reads its output.
         let _ = self.compute.commands.try_send(Command::Unload);
     }
@@ -183,6 +201,10 @@ impl Service {
     }
 }
 
+fn older(fence: &Fence, newest: &Fence) -> Status {
+    Status::failed_precondition(format!("plan {fence} is older than {newest}"))
+}
+
 /// A broken rule of the protocol, as a status.
 pub(super) fn invalid(err: WireError) -> Status {
     Status::invalid_argument(err.to_string())
@@ -206,7 +228,7 @@ impl WorkerRpc for Service {
             )));
         }
         let serving = self.shared.plan().map(|plan| plan.fence);
-        let in_use = self.shared.in_use_bytes.load(Ordering::Relaxed);
+        let in_use = self.shared.compute.held_bytes.load(Ordering::Relaxed);
         Ok(Response::new(self.shared.machine.describe(in_use, serving)))
     }
 
@@ -264,7 +286,7 @@ impl StageRpc for Service {
         let streams = Arc::clone(&plan.streams);
         let stream = streams.fetch_add(1, Ordering::Relaxed) + 1;
         let mut ended = plan.ended.subscribe();
-        let mut assembler = FrameAssembler::new(plan.bytes_per_token);
+        let mut assembler = FrameAssembler::new(plan.bytes_per_token, plan.max_step_tokens);
         // The plan ends when the service lets go of it, so nobody else may hold on to it.
         drop(plan);
         let mut frame = Some(first);
