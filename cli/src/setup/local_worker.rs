@@ -4,12 +4,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use potluck_coordinator::dirs;
 use potluck_worker::node::{Node, NodeConfig};
 use tokio::io::AsyncReadExt;
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+use tokio::task::JoinHandle;
 
 use crate::flags::{MachineFlags, NetworkFlags};
 
@@ -85,9 +87,15 @@ pub async fn start_inside(
 pub struct WorkerProcess {
     pub name: String,
     child: Child,
+    /// Held here because waiting for a child closes its standard input first, and that is how the worker is told to end.
+    stdin: Option<ChildStdin>,
     /// The end of what it said on standard error.
     said: Arc<Mutex<Vec<u8>>>,
+    listening: Option<JoinHandle<()>>,
 }
+
+/// How long the last words of a worker that has ended may take to arrive.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
 
 /// Bytes of a worker's last words that are kept.
 const LAST_WORDS_BYTES: usize = 4096;
@@ -130,11 +138,18 @@ impl WorkerProcess {
         let mut child = command
             .spawn()
             .context("a worker process cannot be started")?;
+        let stdin = child.stdin.take();
         let said = Arc::default();
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(keep_last_words(stderr, Arc::clone(&said)));
-        }
-        Ok(WorkerProcess { name, child, said })
+        let stderr = child.stderr.take();
+        let listening =
+            stderr.map(|stderr| tokio::spawn(keep_last_words(stderr, Arc::clone(&said))));
+        Ok(WorkerProcess {
+            name,
+            child,
+            stdin,
+            said,
+            listening,
+        })
     }
 
     /// Completes when the process ends by itself, with what it said.
@@ -144,6 +159,10 @@ impl WorkerProcess {
             .wait()
             .await
             .map_or_else(|err| err.to_string(), |status| status.to_string());
+        if let Some(listening) = self.listening.take() {
+            // What has not come by then was held up by somebody else who has the pipe.
+            let _ = tokio::time::timeout(LAST_WORDS_WAIT, listening).await;
+        }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let said = String::from_utf8_lossy(&said);
         format!(
@@ -155,8 +174,8 @@ impl WorkerProcess {
 
     /// Asks the process to end, and waits until it has.
     pub async fn stop(mut self) {
-        drop(self.child.stdin.take());
-        let patience = std::time::Duration::from_secs(3);
+        drop(self.stdin.take());
+        let patience = Duration::from_secs(3);
         if tokio::time::timeout(patience, self.child.wait())
             .await
             .is_err()
