@@ -71,7 +71,12 @@ impl Cluster {
 
     /// Starts a worker and waits until it listens. Its weights are kept for the next one of this name.
     pub fn worker(&self, name: &str, more: &[&str]) -> Worker {
-        let disk = self.disk(name).display().to_string();
+        self.worker_on(name, name, more)
+    }
+
+    /// Starts a worker that keeps its weights where the worker `disk` would.
+    pub fn worker_on(&self, disk: &str, name: &str, more: &[&str]) -> Worker {
+        let disk = self.disk(disk).display().to_string();
         let fixed = [
             "worker",
             "--json",

@@ -116,6 +116,37 @@ fn a_damaged_tensor_is_noticed_and_fetched_again() {
 }
 
 #[test]
+fn workers_of_one_machine_share_its_disk() {
+    let (model, cluster) = (model(SMOLLM2), Cluster::default());
+    let coordinator = cluster.serve(&model, 2, &[]);
+    let _workers = ["ann", "bob"].map(|name| cluster.worker_on("shared", name, &[]));
+    let ready = coordinator.ready(0);
+
+    let (mut fetched, mut needed) = (0, 0);
+    for (name, from, to) in spans(&ready) {
+        let (moved, bytes) = (ready.moved[&name], bytes_of_layers(&model, from, to));
+        assert_eq!(
+            moved.fetched_bytes + moved.cached_bytes,
+            bytes,
+            "{name}: {moved:?}"
+        );
+        fetched += moved.fetched_bytes;
+        needed += bytes;
+    }
+    // Both need the embedding, which is fetched once.
+    let stored: u64 = cluster
+        .stored("shared")
+        .iter()
+        .map(|(_, bytes)| bytes)
+        .sum();
+    assert_eq!(fetched, stored);
+    assert!(
+        stored < needed,
+        "{stored} bytes are stored where {needed} are needed"
+    );
+}
+
+#[test]
 fn workers_can_be_named_where_there_is_no_mdns() {
     let (model, cluster) = (model(SMOLLM2), Cluster::default());
     let ann = cluster.worker("ann", &["--no-mdns"]);

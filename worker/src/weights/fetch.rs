@@ -78,11 +78,10 @@ pub async fn fetch_missing(
         .collect();
     missing.sort_by_key(|tensor| tensor.hash);
     missing.dedup_by_key(|tensor| tensor.hash);
-    let cached_bytes = manifest.n_bytes() - missing.iter().map(|t| t.n_bytes).sum::<u64>();
     if missing.is_empty() {
         return Ok(Fetched {
             fetched_bytes: 0,
-            cached_bytes,
+            cached_bytes: manifest.n_bytes(),
         });
     }
     let client = first_reachable(sources).await?;
@@ -101,9 +100,11 @@ pub async fn fetch_missing(
     while let Some(result) = tasks.join_next().await {
         joined(Some(result))?;
     }
+    // What another process on this machine fetched meanwhile, and what was left of an earlier fetch, was here as well.
+    let fetched_bytes = progress.load(Ordering::Relaxed);
     Ok(Fetched {
-        fetched_bytes: progress.load(Ordering::Relaxed),
-        cached_bytes,
+        fetched_bytes,
+        cached_bytes: manifest.n_bytes().saturating_sub(fetched_bytes),
     })
 }
 
