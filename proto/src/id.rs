@@ -1,6 +1,7 @@
 //! Typed ids, and the fence that every message carries.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 
 use bytes::Bytes;
 
@@ -39,6 +40,34 @@ pub struct Fence {
     pub epoch: Epoch,
     /// Plan within the epoch.
     pub plan_gen: PlanGen,
+}
+
+impl ClusterId {
+    /// An id that no other cluster has.
+    pub fn random() -> Self {
+        ClusterId(random_bytes())
+    }
+}
+
+impl NodeId {
+    /// An id that no other worker process has.
+    pub fn random() -> Self {
+        NodeId(random_bytes())
+    }
+}
+
+/// Random enough to tell ids apart; nothing secret rests on it. Every hasher of the standard library has keys of its own,
+/// seeded by the system.
+fn random_bytes() -> [u8; 16] {
+    let half = || {
+        RandomState::new()
+            .hash_one(std::process::id())
+            .to_le_bytes()
+    };
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&half());
+    bytes[8..].copy_from_slice(&half());
+    bytes
 }
 
 impl Fence {

@@ -65,7 +65,7 @@ impl Identity {
     /// A cluster that lives as long as this process.
     pub fn ephemeral() -> Identity {
         Identity {
-            cluster: ClusterId(random_id()),
+            cluster: ClusterId::random(),
             epoch: Epoch(1),
         }
     }
@@ -124,20 +124,6 @@ fn write(directory: &Path, path: &Path, identity: &Identity) -> std::io::Result<
         let _ = directory.sync_all();
     }
     Ok(())
-}
-
-/// Random enough to tell clusters apart; nothing secret rests on it.
-fn random_id() -> [u8; 16] {
-    use std::hash::{BuildHasher, RandomState};
-    let half = || {
-        RandomState::new()
-            .hash_one(std::process::id())
-            .to_le_bytes()
-    };
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&half());
-    id[8..].copy_from_slice(&half());
-    id
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use potluck_proto::reach::require_loopback;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -42,10 +43,8 @@ pub enum ServeError {
 
 /// Refuses an address that other machines could reach: what clients send and receive there would be open to everyone.
 pub fn check_loopback(address: SocketAddr) -> Result<(), ServeError> {
-    if address.ip().to_canonical().is_loopback() {
-        return Ok(());
-    }
-    Err(ServeError::NotLoopback { address })
+    require_loopback("the API's address", address.ip())
+        .map_err(|_| ServeError::NotLoopback { address })
 }
 
 /// Serves until `shutdown` is ready, then lets answers under way come to their end for a while. What is left after that is

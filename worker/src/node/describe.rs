@@ -27,7 +27,7 @@ pub(super) struct Machine {
 impl Machine {
     pub fn new(config: &NodeConfig, isa: Isa, speed: Speed) -> Self {
         Machine {
-            node: NodeId(random_bytes()),
+            node: NodeId::random(),
             speed,
             name: config.name.clone(),
             isa,
@@ -79,17 +79,4 @@ fn memory() -> Option<(u64, u64)> {
         }
         _ => (system.available_memory(), system.total_memory()),
     })
-}
-
-/// Sixteen bytes that no other process has: hashed from the clock, the process and the address space.
-fn random_bytes() -> [u8; 16] {
-    use std::hash::{BuildHasher, RandomState};
-    let halves = [
-        RandomState::new().hash_one(0u64),
-        RandomState::new().hash_one(1u64),
-    ];
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&halves[0].to_le_bytes());
-    bytes[8..].copy_from_slice(&halves[1].to_le_bytes());
-    bytes
 }
