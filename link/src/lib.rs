@@ -1,0 +1,4 @@
+//! Links between nodes.
+#![forbid(unsafe_code)]
+
+pub mod state_dir;
