@@ -242,9 +242,9 @@ mod tests {
     #[test]
     fn damage_is_named_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let state = StateDir::open(folder.path()).unwrap();
+        let state = StateDir::open(folder.path().join("home")).unwrap();
         state.write("list.json", &[1, 2]).unwrap();
-        let path = folder.path().join("list.json");
+        let path = state.path().join("list.json");
         fs::write(&path, "[1,").unwrap();
         let error = state.read::<Vec<u32>>("list.json").unwrap_err();
         assert!(error.to_string().contains("list.json"), "{error}");
