@@ -48,6 +48,30 @@ pub fn state_dir() -> Result<PathBuf, NoCacheDir> {
     found.map_err(NoCacheDir)
 }
 
+/// The folder of this user for what must last of one cluster. It is not created here.
+pub fn cluster_dir(name: &str) -> Result<PathBuf, NoCacheDir> {
+    state_dir().map(|folder| folder.join(name))
+}
+
+/// Characters of a cluster's name, which is a folder and part of what workers announce.
+const MAX_CLUSTER_CHARS: usize = 32;
+
+/// What cannot be the name of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a cluster's name is up to {MAX_CLUSTER_CHARS} of the characters a-z, 0-9, `-` and `_`, such as `home`"
+)]
+pub struct BadClusterName;
+
+/// The name of a cluster as somebody wrote it, if it is one. It becomes a folder, so it must not lead anywhere else, nor mean
+/// different folders on different systems.
+pub fn cluster_name(text: &str) -> Result<String, BadClusterName> {
+    let is_plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+    let good = (1..=MAX_CLUSTER_CHARS).contains(&text.len()) && text.bytes().all(is_plain);
+    good.then(|| text.to_owned()).ok_or(BadClusterName)
+}
+
 #[derive(Debug, Clone, Copy)]
 enum System {
     Unix,
@@ -125,6 +149,18 @@ mod tests {
                 Ok(PathBuf::from(want)),
                 "{variables:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_clusters_name_is_a_plain_folder() {
+        let longest = "x".repeat(32);
+        for name in ["home", "test-17-0", "a_b", "0", &longest] {
+            assert_eq!(cluster_name(name).as_deref(), Ok(name));
+        }
+        let too_long = "x".repeat(33);
+        for name in ["", "Home", "a b", "..", "a/b", "a.b", "é", &too_long] {
+            assert_eq!(cluster_name(name), Err(BadClusterName), "{name}");
         }
     }
 

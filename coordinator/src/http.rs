@@ -3,8 +3,10 @@
 //! Everything in a request is hostile until `chat_request` has checked it; every refusal is an [`error::ApiError`], the one
 //! shape of errors. Answers come from [`crate::answer`]; what is known of the cluster comes in as a [`StatusReport`] that
 //! another part of the coordinator keeps up to date. Nothing here knows tokens, sequences or workers. The life of a request:
-//! `serve`, `guard`, `chat`, `chat_request`, then `chat_stream` or `chat_reply`, and one log line from `request_log`.
+//! `serve`, `guard`, `auth`, `chat`, `chat_request`, then `chat_stream` or `chat_reply`, and one log line from `request_log`.
+//! `opening` says under which conditions other machines may reach all this.
 
+mod auth;
 mod body;
 mod chat;
 mod chat_body;
@@ -16,19 +18,23 @@ mod error;
 mod field;
 mod guard;
 mod models;
+mod opening;
 mod request_log;
 mod serve;
 
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Router, middleware};
 
 use crate::answer::Answerer;
 
+pub use auth::{Doorkeeper, Gate};
 pub use cluster_view::{ClusterState, ClusterView, NodeReport, StageReport, StatusReport};
-pub use serve::{ServeError, check_loopback, serve};
+pub use guard::{AllowedHosts, BadHost, Host};
+pub use opening::{OpeningRefused, Transport, check_keys, check_opening, is_local};
+pub use serve::{ServeError, serve};
 
 /// Bytes of a request body. A context of 128 Ki tokens is about half a megabyte of text; JSON escapes can multiply that by six.
 pub const MAX_BODY_BYTES: usize = 8 << 20;
@@ -38,20 +44,47 @@ pub const MAX_BODY_BYTES: usize = 8 << 20;
 pub struct ApiState {
     pub answerer: Answerer,
     pub cluster: ClusterView,
+    /// Who is let in.
+    pub gate: Gate,
+    /// Names by which requests may call this machine.
+    pub hosts: AllowedHosts,
 }
 
-/// All routes of the API.
-pub fn router(state: ApiState) -> Router {
-    Router::new()
-        .route("/health", get(cluster_view::health))
-        .route("/v1/chat/completions", post(chat::completions))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::one))
-        .route("/potluck/v1/status", get(cluster_view::status))
-        .route("/potluck/v1/nodes", get(cluster_view::nodes))
+/// All routes of the API. Whatever is added here is behind the gate.
+fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 6] {
+    [
+        (auth::PUBLIC_PATH, get(cluster_view::health)),
+        ("/v1/chat/completions", post(chat::completions)),
+        ("/v1/models", get(models::list)),
+        ("/v1/models/{*id}", get(models::one)),
+        ("/potluck/v1/status", get(cluster_view::status)),
+        ("/potluck/v1/nodes", get(cluster_view::nodes)),
+    ]
+}
+
+/// The paths of all routes, for the test that knocks at each of them.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    routes().into_iter().map(|(path, _)| path)
+}
+
+/// The layers are passed from the last to the first.
+fn router(state: ApiState) -> Router {
+    let state = Arc::new(state);
+    let routes = routes().into_iter();
+    routes
+        .fold(Router::new(), |router, (path, route)| {
+            router.route(path, route)
+        })
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn(guard::local_only))
-        .with_state(Arc::new(state))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&state),
+            auth::key_holders_only,
+        ))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&state),
+            guard::no_foreign_pages,
+        ))
+        .with_state(state)
 }

@@ -5,6 +5,7 @@ pub mod dirs;
 pub mod engine;
 pub mod fetch;
 pub mod http;
+pub mod keys;
 pub mod planner;
 pub mod size;
 pub mod store;

@@ -1,5 +1,5 @@
 //! The one shape of errors: `{"error":{"code":400,"message":"...","type":"..."}}`, as llama.cpp's server writes them, and
-//! which status each failure is.
+//! which status each failure is. A refused key has OpenAI's word for a code, because clients look for it.
 
 use axum::Json;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
@@ -24,6 +24,7 @@ pub(super) enum ErrorType {
     ExceedContextSizeError,
     ModelNotFound,
     NotFoundError,
+    AuthenticationError,
     PermissionError,
     RateLimitError,
     UnavailableError,
@@ -33,7 +34,7 @@ pub(super) enum ErrorType {
 /// A refusal or a failure, as the client sees it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct ApiError {
-    #[serde(serialize_with = "as_number")]
+    #[serde(serialize_with = "as_code")]
     code: StatusCode,
     message: String,
     #[serde(rename = "type")]
@@ -91,6 +92,12 @@ impl ApiError {
         )
     }
 
+    /// 401 for who has no key that is valid here.
+    pub(super) fn no_valid_key(message: impl Into<String>) -> ApiError {
+        let kind = ErrorType::AuthenticationError;
+        ApiError::new(StatusCode::UNAUTHORIZED, kind, message)
+    }
+
     pub(super) fn model_not_found(asked: &str, served: &str) -> ApiError {
         let asked: String = asked.chars().take(100).collect();
         let message = format!("model '{asked}' is not served here; the model here is '{served}'");
@@ -117,21 +124,26 @@ fn clipped(message: String) -> String {
     }
 }
 
-fn as_number<S: serde::Serializer>(code: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u16(code.as_u16())
+fn as_code<S: serde::Serializer>(code: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    match *code {
+        StatusCode::UNAUTHORIZED => serializer.serialize_str("invalid_api_key"),
+        code => serializer.serialize_u16(code.as_u16()),
+    }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.code, Json(self.body())).into_response();
-        if matches!(
-            self.kind,
-            ErrorType::UnavailableError | ErrorType::RateLimitError
-        ) {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
-        }
+        let more = match self.kind {
+            ErrorType::UnavailableError | ErrorType::RateLimitError => {
+                Some((header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S)))
+            }
+            ErrorType::AuthenticationError => {
+                Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+            }
+            _ => None,
+        };
+        response.headers_mut().extend(more);
         response
     }
 }

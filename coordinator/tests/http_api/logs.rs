@@ -5,7 +5,8 @@ use std::io;
 
 use serde_json::json;
 
-use crate::client::{ask, chat, open, post, with};
+use crate::client::{ask, chat, open, post, send, with};
+use crate::keys::Keys;
 use crate::server::{self, ENDLESS};
 
 thread_local! {
@@ -53,9 +54,13 @@ async fn each_request_is_one_line_without_its_text() {
         .await,
     );
     server::until_idle(&server).await;
+    let secrets = show_keys().await;
 
     let log = String::from_utf8(LINES.take()).unwrap();
     assert!(!log.contains("canary"), "{log}");
+    for secret in secrets {
+        assert!(!log.contains(&secret), "{secret} in: {log}");
+    }
     let outcomes = [("\"done\"", 2), ("\"refused\"", 2), ("\"disconnected\"", 1)];
     for (outcome, count) in outcomes {
         let found = log
@@ -68,4 +73,23 @@ async fn each_request_is_one_line_without_its_text() {
         log.contains("status=404") && log.contains("error=\"ModelNotFound\""),
         "{log}"
     );
+}
+
+/// Shows keys and a token to a server, right ones and wrong ones; these are their secrets.
+async fn show_keys() -> [String; 3] {
+    let (keys, ann) = Keys::one();
+    let removed = keys.add("bob", None);
+    keys.file.remove("bob").unwrap();
+    let server = keys.serve().await;
+    let shown = [ann, removed, keys.token()];
+    for key in &shown {
+        for bad in ["", "x"] {
+            let request = format!(
+                "GET /v1/models?key={key} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}{bad}\r\n\
+                 Connection: close\r\n\r\n"
+            );
+            send(server.address, request.as_bytes()).await;
+        }
+    }
+    shown.map(|key| key[key.len() - 43..].to_owned())
 }

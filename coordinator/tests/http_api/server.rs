@@ -7,7 +7,8 @@ use std::time::Duration;
 use potluck_coordinator::answer::Answerer;
 use potluck_coordinator::engine::{self, EngineHandle, EngineStatus, RingEvent};
 use potluck_coordinator::http::{
-    self, ApiState, ClusterState, ClusterView, ServeError, StatusReport,
+    self, AllowedHosts, ApiState, ClusterState, ClusterView, Gate, ServeError, StatusReport,
+    Transport,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -52,7 +53,27 @@ pub struct Server {
     pub task: JoinHandle<Result<(), ServeError>>,
 }
 
+/// How the server is opened.
+pub struct Opened {
+    pub gate: Gate,
+    pub hosts: AllowedHosts,
+    pub transport: Transport,
+}
+
+/// To everyone on this machine.
+pub fn open() -> Opened {
+    Opened {
+        gate: Gate::Open,
+        hosts: AllowedHosts::and_local([]),
+        transport: Transport::Plain,
+    }
+}
+
 pub async fn start(setup: Setup) -> Server {
+    start_opened(setup, open()).await
+}
+
+pub async fn start_opened(setup: Setup, opened: Opened) -> Server {
     let (events_tx, events) = mpsc::channel(16);
     let (steps_tx, steps) = mpsc::channel(16);
     let ring = ring::start(steps, events_tx, Arc::new(Semaphore::new(setup.permits)));
@@ -67,16 +88,19 @@ pub async fn start(setup: Setup) -> Server {
         model::served(setup.context_tokens, setup.chats),
         engine.clone(),
     );
-    let router = http::router(ApiState {
+    let state = ApiState {
         answerer: answerer.clone(),
         cluster: ClusterView { status },
-    });
+        gate: opened.gate,
+        hosts: opened.hosts,
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let task = tokio::spawn(http::serve(listener, router, async move {
+    let shutdown = async move {
         let _ = stopped.await;
-    }));
+    };
+    let task = tokio::spawn(http::serve(listener, state, opened.transport, shutdown));
     Server {
         address,
         engine,

@@ -1,0 +1,111 @@
+//! Lets in who has a key. Every route is behind this, and so is whatever is no route.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::ApiState;
+use super::error::ApiError;
+use super::opening::is_local;
+use crate::keys::{KeyRefused, KeyWatch, LocalToken};
+
+/// The one path that needs no key: load balancers have none, and it says nothing but whether answers are to be had.
+pub(super) const PUBLIC_PATH: &str = "/health";
+
+/// The machine at the other end of a connection, an extension of every request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub SocketAddr);
+
+/// Who is let in.
+#[derive(Clone)]
+pub enum Gate {
+    /// Everyone who reaches the API, which is this machine.
+    Open,
+    /// Everyone on this machine until there is a key, then who has one.
+    OnceThereAreKeys(Arc<Doorkeeper>),
+    /// Who has a key, even while there is none.
+    KeysAlways(Arc<Doorkeeper>),
+}
+
+/// Knows the keys.
+pub struct Doorkeeper {
+    pub keys: KeyWatch,
+    /// Accepted like a key when it comes from this machine.
+    pub token: LocalToken,
+}
+
+impl Gate {
+    /// The gate of an API that listens at `address`.
+    pub fn at(address: SocketAddr, doorkeeper: Doorkeeper) -> Gate {
+        match is_local(address) {
+            true => Gate::OnceThereAreKeys(Arc::new(doorkeeper)),
+            false => Gate::KeysAlways(Arc::new(doorkeeper)),
+        }
+    }
+
+    pub(super) fn needs_keys_and_has_some(&self) -> bool {
+        match self {
+            Gate::Open | Gate::OnceThereAreKeys(_) => false,
+            Gate::KeysAlways(doorkeeper) => !doorkeeper.keys.is_empty(),
+        }
+    }
+
+    fn check(&self, headers: &HeaderMap, peer: Option<Peer>) -> Result<(), ApiError> {
+        match self {
+            Gate::Open => Ok(()),
+            Gate::OnceThereAreKeys(doorkeeper) if doorkeeper.keys.is_empty() => Ok(()),
+            Gate::OnceThereAreKeys(doorkeeper) | Gate::KeysAlways(doorkeeper) => {
+                doorkeeper.check(headers, peer)
+            }
+        }
+    }
+}
+
+impl Doorkeeper {
+    fn check(&self, headers: &HeaderMap, peer: Option<Peer>) -> Result<(), ApiError> {
+        let text = bearer(headers).ok_or_else(|| {
+            ApiError::no_valid_key(
+                "this API needs a key, sent as `Authorization: Bearer KEY`; ask whoever runs this cluster for one (`potluck \
+                 keys add NAME`)",
+            )
+        })?;
+        let from_here = peer.is_some_and(|Peer(address)| is_local(address));
+        if from_here && self.token.is(text) {
+            return Ok(());
+        }
+        let checked = self.keys.check(text);
+        checked.map_err(|refused: KeyRefused| ApiError::no_valid_key(refused.to_string()))
+    }
+}
+
+/// Lets a request through that has a key, if keys are needed.
+pub(super) async fn key_holders_only(
+    State(state): State<Arc<ApiState>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if request.uri().path() == PUBLIC_PATH {
+        return next.run(request).await;
+    }
+    let peer = request.extensions().get::<Peer>().copied();
+    match state.gate.check(request.headers(), peer) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// What follows `Bearer`, in whatever case, in the one Authorization header. Of two headers nobody could say which counts.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?, values.next()) else {
+        return None;
+    };
+    let (scheme, text) = value.to_str().ok()?.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(text.trim_matches(' '))
+}
