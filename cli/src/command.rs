@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod demo;
 pub mod eval;
+pub mod keys;
 pub mod nodes;
 pub mod plan;
 pub mod run;

@@ -1,10 +1,16 @@
 //! Flags that several commands share.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
+use potluck_coordinator::dirs::cluster_name;
+use potluck_coordinator::http::Host;
+use potluck_proto::advert::DEFAULT_CLUSTER;
+
+/// Where the API listens unless told otherwise.
+pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7460);
 
 /// What the variable of a switch may say: 1, true, yes or on, and their opposites.
 pub fn switch() -> BoolishValueParser {
@@ -26,11 +32,54 @@ pub struct NetworkFlags {
     #[arg(long, env = "POTLUCK_INTERFACE", value_name = "NAME")]
     pub interface: Option<String>,
     /// Name that a coordinator and its workers share, so that two clusters on one network stay apart
-    #[arg(long, env = "POTLUCK_CLUSTER", value_name = "NAME", default_value = potluck_proto::advert::DEFAULT_CLUSTER)]
+    #[arg(long, env = "POTLUCK_CLUSTER", value_name = "NAME", default_value = DEFAULT_CLUSTER, value_parser = cluster_name)]
     pub cluster: String,
     /// Do not use mDNS
     #[arg(long, env = "POTLUCK_NO_MDNS", value_parser = switch())]
     pub no_mdns: bool,
+}
+
+/// Whose keys.
+#[derive(Args, Clone)]
+pub struct ClusterFlags {
+    /// Name of the cluster, as `potluck serve` was given it
+    #[arg(long, env = "POTLUCK_CLUSTER", value_name = "NAME", default_value = DEFAULT_CLUSTER, value_parser = cluster_name)]
+    pub cluster: String,
+}
+
+/// How the API is opened.
+#[derive(Args, Clone)]
+pub struct ApiFlags {
+    /// Where the API listens. At an address that other machines reach it needs a key (`potluck keys add NAME`), and TLS
+    #[arg(long, visible_alias = "listen", env = "POTLUCK_HTTP", value_name = "HOST:PORT", default_value_t = DEFAULT_HTTP)]
+    pub http: SocketAddr,
+    /// The API's certificate and those that vouch for it, as PEM
+    #[arg(
+        long,
+        env = "POTLUCK_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the API's certificate, as PEM
+    #[arg(
+        long,
+        env = "POTLUCK_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+    /// Offer the API to other machines without TLS: everyone on the way can read keys and chats
+    #[arg(long, env = "POTLUCK_INSECURE_HTTP", value_parser = switch())]
+    pub insecure_http: bool,
+    /// A name or address by which clients may call this machine, besides its own; may be given several times
+    #[arg(
+        long,
+        env = "POTLUCK_ALLOW_HOST",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub allow_host: Vec<Host>,
 }
 
 /// Workers named by the user.

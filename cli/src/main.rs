@@ -52,6 +52,8 @@ enum Command {
     Nodes(command::nodes::Args),
     /// Show what a running coordinator is doing
     Status(command::status::Args),
+    /// Make, list and remove keys of the API
+    Keys(command::keys::Args),
     /// Compare a model's logits with reference logits
     Eval(command::eval::Args),
     /// Measure a model's speed on this machine
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
             Command::Plan(args) => command::plan::run(args).await,
             Command::Nodes(args) => command::nodes::run(args).await,
             Command::Status(args) => command::status::run(args).await,
+            Command::Keys(args) => command::keys::run(args),
             Command::Eval(args) => command::eval::run(args).await,
             Command::Bench(args) => command::bench::run(args).await,
         }

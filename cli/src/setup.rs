@@ -1,5 +1,8 @@
 //! What several commands need.
 
+pub mod api;
+pub mod api_client;
+pub mod api_tls;
 pub mod cluster;
 pub mod local_worker;
 pub mod log;

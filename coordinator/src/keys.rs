@@ -14,7 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use file::{KeyFile, KeyFileError, KeyRecord, NewKey};
 pub use local_token::LocalToken;
 pub use secret::NoRandomness;
-pub use watch::{KeyRefused, KeyWatch};
+pub use watch::KeyRefused;
+pub(crate) use watch::KeyWatch;
 
 /// Seconds since 1970.
 pub fn unix_now() -> u64 {

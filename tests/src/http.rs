@@ -36,11 +36,17 @@ impl Reply {
 
 impl Http {
     pub fn get(&self, path: &str) -> Reply {
-        self.request("GET", path, "").read_all()
+        self.request("GET", path, "", "").read_all()
+    }
+
+    /// As `get`, with an API key.
+    pub fn get_with_key(&self, path: &str, key: &str) -> Reply {
+        let header = format!("authorization: Bearer {key}\r\n");
+        self.request("GET", path, &header, "").read_all()
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Reply {
-        self.request("POST", path, &body.to_string()).read_all()
+        self.request("POST", path, "", &body.to_string()).read_all()
     }
 
     /// An answer to one question, complete. Greedy unless the options say otherwise.
@@ -52,7 +58,7 @@ impl Http {
     pub fn chat_stream(&self, question: &str, options: Value) -> Events {
         let mut body = chat(question, options);
         body["stream"] = json!(true);
-        let response = self.request("POST", "/v1/chat/completions", &body.to_string());
+        let response = self.request("POST", "/v1/chat/completions", "", &body.to_string());
         assert_eq!(response.status, 200, "a stream begins with status 200");
         Events {
             reader: response.reader,
@@ -64,14 +70,15 @@ impl Http {
         self.get("/potluck/v1/status").ok()
     }
 
-    fn request(&self, method: &str, path: &str, body: &str) -> Response {
+    /// `headers` are whole lines.
+    fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
         let mut socket = TcpStream::connect(self.address)
             .unwrap_or_else(|err| panic!("no connection to {}: {err}", self.address));
         socket
             .set_read_timeout(Some(PATIENCE))
             .expect("a time limit");
         let head = format!(
-            "{method} {path} HTTP/1.0\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.0\r\nhost: {}\r\n{headers}content-type: application/json\r\ncontent-length: {}\r\n\r\n",
             self.address,
             body.len()
         );

@@ -7,9 +7,12 @@ use potluck_tests::models::{SMOLLM2, model};
 use potluck_tests::process::invoke;
 use serde_json::{Value, json};
 
-const COMMANDS: [&str; 9] = [
-    "demo", "serve", "worker", "run", "plan", "nodes", "status", "eval", "bench",
+const COMMANDS: [&str; 10] = [
+    "demo", "serve", "worker", "run", "plan", "nodes", "status", "keys", "eval", "bench",
 ];
+
+/// Commands of commands.
+const INNER_COMMANDS: [[&str; 2]; 3] = [["keys", "add"], ["keys", "ls"], ["keys", "rm"]];
 
 /// Flags that are only ever typed.
 const WITHOUT_VARIABLE: [&str; 3] = ["--help", "--version", "--json"];
@@ -22,17 +25,27 @@ fn every_command_explains_its_flags_and_their_variables() {
             overview.contains(&format!("  {command} ")),
             "{command} is missing in: {overview}"
         );
-        let help = invoke([command, "--help"]).finish().succeeded().stdout;
-        let (_, options) = help.split_once("\nOptions:\n").expect("options");
-        let flags = flags(options);
-        assert!(flags.len() > 2, "{command} has flags: {help}");
-        for (flag, text) in flags {
-            if !WITHOUT_VARIABLE.contains(&flag.as_str()) {
-                assert!(
-                    text.contains("[env: POTLUCK_"),
-                    "{command} {flag} has no variable: {text}"
-                );
-            }
+        if command != "keys" {
+            explains_its_flags(&[command]);
+        }
+    }
+    for command in INNER_COMMANDS {
+        explains_its_flags(&command);
+    }
+}
+
+fn explains_its_flags(command: &[&str]) {
+    let help = invoke(command.iter().chain(&["--help"]));
+    let help = help.finish().succeeded().stdout;
+    let (_, options) = help.split_once("\nOptions:\n").expect("options");
+    let flags = flags(options);
+    assert!(flags.len() > 2, "{command:?} has flags: {help}");
+    for (flag, text) in flags {
+        if !WITHOUT_VARIABLE.contains(&flag.as_str()) {
+            assert!(
+                text.contains("[env: POTLUCK_"),
+                "{command:?} {flag} has no variable: {text}"
+            );
         }
     }
 }

@@ -21,10 +21,6 @@ fn check(said: &str, parts: &[&str]) {
 fn nothing_is_offered_beyond_this_machine() {
     let model = model(SMOLLM2).display().to_string();
     let plaintext = ["not encrypted", "127.0.0.1"];
-    refused(
-        &["serve", "--model", &model, "--http", "0.0.0.0:1234"],
-        &["0.0.0.0:1234", "encrypted", "127.0.0.1"],
-    );
     refused(&["worker", "--listen", "0.0.0.0:0"], &plaintext);
     refused(&["worker", "--listen", "[::]:0"], &plaintext);
     let stranger = ["--join", "10.1.2.3:7461"];
@@ -39,6 +35,48 @@ fn nothing_is_offered_beyond_this_machine() {
             &["10.1.2.3", "not encrypted", "127.0.0.1"],
         );
     }
+}
+
+#[test]
+fn the_api_is_not_opened_by_accident() {
+    let model = model(SMOLLM2).display().to_string();
+    let state = tempfile::tempdir().expect("a folder");
+    let serve = |more: &[&str]| {
+        let fixed = ["serve", "--no-mdns", "--model", &model];
+        let arguments = fixed.iter().chain(more);
+        let run = invoke(arguments).env("POTLUCK_STATE", state.path());
+        run.finish().refusal()
+    };
+    let no_key = ["0.0.0.0:0", "potluck keys add NAME", "127.0.0.1"];
+    check(&serve(&["--http", "0.0.0.0:0"]), &no_key);
+    check(&serve(&["--listen", "[::]:0"]), &["[::]:0", no_key[1]]);
+    check(&serve(&["--listen=0.0.0.0:0", "--insecure-http"]), &no_key);
+
+    let add = invoke(["keys", "add", "ann"]).env("POTLUCK_STATE", state.path());
+    add.finish().succeeded();
+    let not_encrypted = [
+        "0.0.0.0:0",
+        "unencrypted",
+        "--tls-cert FILE",
+        "--insecure-http",
+        "127.0.0.1",
+    ];
+    check(&serve(&["--http", "0.0.0.0:0"]), &not_encrypted);
+    // Another cluster's key is none.
+    let other = ["--http", "0.0.0.0:0", "--cluster", "other"];
+    check(&serve(&other), &no_key);
+    let missing = ["--tls-cert", "/no/cert.pem", "--tls-key", "/no/key.pem"];
+    check(&serve(&missing), &["/no/cert.pem", "--tls-cert"]);
+}
+
+#[test]
+fn keys_that_make_no_sense_are_refused() {
+    refused(&["keys", "add", "a b"], &["`a b`", "letters"]);
+    refused(&["keys", "rm", "eve"], &["`eve`", "no keys at all"]);
+    refused(
+        &["status", "--http", "https://127.0.0.1:1"],
+        &["127.0.0.1:1"],
+    );
 }
 
 #[test]
@@ -192,6 +230,10 @@ fn flags_that_do_not_exist_are_refused() {
         ["serve", "--nosuch"],
         ["nosuch", "--json"],
         ["worker", "--listen=here"],
+        ["nodes", "--cluster=../x"],
+        ["nodes", "--cluster=Home"],
+        ["keys", "--key=x"],
+        ["status", "--http=attic"],
     ] {
         let output = Command::new(program)
             .args(arguments)

@@ -10,13 +10,14 @@ use potluck_coordinator::cluster::{Cluster, Identity, WorkerCount};
 use potluck_coordinator::store::Model;
 use serde_json::json;
 
-use crate::flags::{NetworkFlags, SamplingFlags, switch};
+use crate::flags::{DEFAULT_HTTP, NetworkFlags, SamplingFlags, switch};
+use crate::setup::api::Api;
 use crate::setup::local_worker::{WorkerProcess, default_threads};
 use crate::setup::progress::Bars;
 use crate::setup::{cluster, model, signal};
 
 use super::run::{Asked, Finished, ask};
-use super::serve::{self, DEFAULT_HTTP};
+use super::serve;
 
 /// The model that the demo fetches: small, and it chats.
 const DEFAULT_MODEL: &str = "smollm2-135m-instruct-q4_1";
@@ -92,7 +93,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut workers = start_workers(&args, &network)?;
     let shown = signal::interruptible(show(&args, &network, &model, &mut workers, &bars)).await;
     let kept = match shown {
-        Ok((answerer, cluster)) if args.keep => serve::http(answerer, &cluster, DEFAULT_HTTP).await,
+        Ok((answerer, cluster)) if args.keep => {
+            serve::http(answerer, &cluster, Api::of_this_machine(DEFAULT_HTTP)).await
+        }
         shown => shown.map(drop),
     };
     for worker in workers {

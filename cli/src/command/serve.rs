@@ -1,7 +1,5 @@
 //! `potluck serve`: a coordinator and, unless told otherwise, a worker beside it.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use potluck_coordinator::answer::Answerer;
@@ -10,25 +8,23 @@ use potluck_coordinator::dirs;
 use potluck_coordinator::http::{self, ApiState, ClusterView};
 use tokio::net::TcpListener;
 
-use crate::flags::{CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags, switch};
+use crate::flags::{
+    ApiFlags, CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags, switch,
+};
+use crate::setup::api::Api;
 use crate::setup::progress::Bars;
 use crate::setup::{cluster, local_worker, model, signal};
 
-/// Where the API listens unless told otherwise.
-pub const DEFAULT_HTTP: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7460);
-
 /// Serve a model: find workers, split the model over them and this machine, and answer over the OpenAI API.
 ///
-/// Point a program at http://127.0.0.1:7460/v1 with any API key.
+/// Point a program at http://127.0.0.1:7460/v1 with any API key. Once there are keys (`potluck keys`), it needs one of them.
 #[derive(ClapArgs)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
     #[command(flatten)]
     model: ModelFlags,
-    /// Where the API listens; only this machine's own addresses while it is not encrypted
-    #[arg(long, env = "POTLUCK_HTTP", value_name = "HOST:PORT", default_value_t = DEFAULT_HTTP)]
-    http: SocketAddr,
+    #[command(flatten)]
+    api: ApiFlags,
     /// Wait for this many workers before the model is placed
     #[arg(long, env = "POTLUCK_WORKERS", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -50,17 +46,17 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    http::check_loopback(args.http)?;
+    let api = Api::open(&args.api, &args.network.cluster)?;
     let bars = Bars::new();
     let path = model::locate(&args.model.model, &bars).await?;
-    let (http_address, json) = (args.http, args.json);
+    let json = args.json;
     let started = match signal::interruptible(start(args, path, bars)).await {
         // Ctrl-C is how a server is meant to end.
         Err(err) if err.is::<signal::Interrupted>() => return Ok(()),
         started => started?,
     };
     let teller = tokio::spawn(tell(started.cluster.events(), json));
-    let result = http(started.answerer, &started.cluster, http_address).await;
+    let result = http(started.answerer, &started.cluster, api).await;
     teller.abort();
     result
 }
@@ -97,25 +93,24 @@ async fn start(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Resu
 }
 
 /// Serves the API until the process is asked to end. Answers under way may come to their end, unless it is asked again.
-pub async fn http(
-    answerer: Answerer,
-    cluster: &Cluster,
-    address: SocketAddr,
-) -> anyhow::Result<()> {
-    http::check_loopback(address)?;
+pub async fn http(answerer: Answerer, cluster: &Cluster, api: Api) -> anyhow::Result<()> {
+    let address = api.address;
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("the API cannot listen on {address}; is another server using the port? (--http)")
     })?;
     let address = listener.local_addr()?;
     eprintln!(
-        "serving {} at http://{address}/v1 (Ctrl-C ends)",
-        answerer.model().name
+        "serving {} at {}://{address}/v1 (Ctrl-C ends)",
+        answerer.model().name,
+        api.scheme()
     );
     let state = ApiState {
         answerer,
         cluster: ClusterView {
             status: cluster.status.clone(),
         },
+        gate: api.gate,
+        hosts: api.hosts,
     };
     let impatient = async {
         signal::asked_to_end().await;
@@ -123,7 +118,7 @@ pub async fn http(
         signal::asked_to_end().await;
     };
     tokio::select! {
-        result = http::serve(listener, http::router(state), signal::asked_to_end()) => result?,
+        result = http::serve(listener, state, api.transport, signal::asked_to_end()) => result?,
         () = impatient => {}
     }
     Ok(())

@@ -1,17 +1,13 @@
 //! `potluck status`: what a running coordinator is doing.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args as ClapArgs;
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 use potluck_coordinator::http::StatusReport;
-use tokio::net::TcpStream;
 
-use super::serve::DEFAULT_HTTP;
+use crate::flags::ClusterFlags;
+use crate::setup::api_client::ClientFlags;
 
 /// How long a coordinator may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,52 +15,29 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Show the state of a running coordinator: its model, its workers and their layers, the answers under way.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// Where the coordinator's API listens
-    #[arg(long, env = "POTLUCK_HTTP", value_name = "HOST:PORT", default_value_t = DEFAULT_HTTP)]
-    http: SocketAddr,
+    #[command(flatten)]
+    client: ClientFlags,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    cluster: ClusterFlags,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let body = tokio::time::timeout(TIMEOUT, get(args.http, "/potluck/v1/status"))
+    let address = &args.client.http;
+    let asked = args.client.get("/potluck/v1/status", &args.cluster.cluster);
+    let body = tokio::time::timeout(TIMEOUT, asked)
         .await
-        .with_context(|| format!("the coordinator at {} does not answer", args.http))??;
+        .with_context(|| format!("the coordinator at {address} does not answer"))??;
     let report: StatusReport = serde_json::from_slice(&body).with_context(|| {
-        format!(
-            "what answers at {} is not a coordinator of this version",
-            args.http
-        )
+        format!("what answers at {address} is not a coordinator of this version")
     })?;
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&report)?),
         false => print!("{}", text(&report)),
     }
     Ok(())
-}
-
-async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
-    let no_server = || {
-        format!(
-            "no coordinator answers at {address}; start one with `potluck serve`, or name it with --http"
-        )
-    };
-    let stream = TcpStream::connect(address).await.with_context(no_server)?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = hyper::Request::get(path)
-        .header("host", address.to_string())
-        .body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    if !response.status().is_success() {
-        bail!(
-            "the server at {address} answered {}; is it a potluck coordinator?",
-            response.status()
-        );
-    }
-    Ok(response.into_body().collect().await?.to_bytes())
 }
 
 fn text(report: &StatusReport) -> String {

@@ -7,11 +7,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use potluck_link::state_dir::{StateDir, StateError};
 
 use super::ApiState;
 use super::error::ApiError;
 use super::opening::is_local;
-use crate::keys::{KeyRefused, KeyWatch, LocalToken};
+use crate::keys::{KeyFile, KeyFileError, KeyRefused, KeyWatch, LocalToken};
 
 /// The one path that needs no key: load balancers have none, and it says nothing but whether answers are to be had.
 pub(super) const PUBLIC_PATH: &str = "/health";
@@ -31,11 +32,11 @@ pub enum Gate {
     KeysAlways(Arc<Doorkeeper>),
 }
 
-/// Knows the keys.
+/// Knows the keys of a cluster.
 pub struct Doorkeeper {
-    pub keys: KeyWatch,
+    keys: KeyWatch,
     /// Accepted like a key when it comes from this machine.
-    pub token: LocalToken,
+    token: LocalToken,
 }
 
 impl Gate {
@@ -54,6 +55,16 @@ impl Gate {
         }
     }
 
+    /// Gives this user's programs on this machine what lets them in.
+    pub(super) fn publish_token(&self) -> Result<(), StateError> {
+        match self {
+            Gate::Open => Ok(()),
+            Gate::OnceThereAreKeys(doorkeeper) | Gate::KeysAlways(doorkeeper) => {
+                doorkeeper.token.publish()
+            }
+        }
+    }
+
     fn check(&self, headers: &HeaderMap, peer: Option<Peer>) -> Result<(), ApiError> {
         match self {
             Gate::Open => Ok(()),
@@ -66,6 +77,14 @@ impl Gate {
 }
 
 impl Doorkeeper {
+    /// Reads the keys in a cluster's folder.
+    pub fn open(dir: StateDir) -> Result<Doorkeeper, KeyFileError> {
+        Ok(Doorkeeper {
+            keys: KeyWatch::open(KeyFile::new(dir.clone()))?,
+            token: LocalToken::random(dir)?,
+        })
+    }
+
     fn check(&self, headers: &HeaderMap, peer: Option<Peer>) -> Result<(), ApiError> {
         let text = bearer(headers).ok_or_else(|| {
             ApiError::no_valid_key(

@@ -12,6 +12,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use potluck_link::state_dir::StateError;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,6 +48,8 @@ pub enum ServeError {
     Refused(#[from] OpeningRefused),
     #[error("the address on which the API listens cannot be read: {0}")]
     LocalAddress(#[source] io::Error),
+    #[error(transparent)]
+    Token(#[from] StateError),
 }
 
 /// Serves until `shutdown` is ready, then lets answers under way come to their end for a while. What is left after that is
@@ -59,6 +62,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let address = listener.local_addr().map_err(ServeError::LocalAddress)?;
     check_opening(address, &state.gate, &transport)?;
+    state.gate.publish_token()?;
     let (router, tls) = (router(state), acceptor(transport));
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();

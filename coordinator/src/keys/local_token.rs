@@ -19,24 +19,26 @@ struct Stored {
 
 /// The token of one start of a coordinator.
 pub struct LocalToken {
+    dir: StateDir,
     text: String,
     hash: SecretHash,
 }
 
 impl LocalToken {
-    /// A new one, known to nobody yet.
-    pub fn random() -> Result<LocalToken, NoRandomness> {
+    /// A new one for a cluster's folder, known to nobody yet.
+    pub fn random(dir: StateDir) -> Result<LocalToken, NoRandomness> {
         let secret = Secret::random()?;
         Ok(LocalToken {
+            dir,
             text: format!("{PREFIX}{}", secret.text()),
             hash: secret.hash(),
         })
     }
 
     /// Writes it where this user's programs find it.
-    pub fn publish(&self, dir: &StateDir) -> Result<(), StateError> {
+    pub fn publish(&self) -> Result<(), StateError> {
         let token = self.text.clone();
-        dir.write(FILE_NAME, &Stored { token })
+        self.dir.write(FILE_NAME, &Stored { token })
     }
 
     /// What the coordinator that was started last has published. None if none ever was.
@@ -61,9 +63,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = StateDir::open(folder.path().join("home")).unwrap();
         assert_eq!(LocalToken::published(&dir).unwrap(), None);
-        let (first, second) = (LocalToken::random().unwrap(), LocalToken::random().unwrap());
-        first.publish(&dir).unwrap();
-        second.publish(&dir).unwrap();
+        let random = || LocalToken::random(dir.clone()).unwrap();
+        let (first, second) = (random(), random());
+        first.publish().unwrap();
+        second.publish().unwrap();
         let found = LocalToken::published(&dir).unwrap().unwrap();
         assert!(second.is(&found) && !first.is(&found));
         for text in ["", "local_", &found[PREFIX.len()..]] {

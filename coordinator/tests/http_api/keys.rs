@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use potluck_coordinator::http::{self, Doorkeeper, Gate};
-use potluck_coordinator::keys::{KeyFile, KeyWatch, LocalToken};
+use potluck_coordinator::keys::{KeyFile, LocalToken};
 use potluck_link::state_dir::StateDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::client::{Reply, chat, send};
+use crate::client::{Reply, chat, get, send};
 use crate::server::{self, Opened, PATIENCE, Server, USUAL};
 
 /// The keys of a cluster, and the folder in which they are.
@@ -40,12 +40,10 @@ impl Keys {
         self.file.add(name, expires).unwrap().text
     }
 
-    /// The gate of a server that listens at `address`. Its token is published.
+    /// The gate of a server that listens at `address`.
     pub fn gate(&self, address: &str) -> Gate {
-        let token = LocalToken::random().unwrap();
-        token.publish(&self.dir).unwrap();
-        let keys = KeyWatch::open(self.file.clone()).unwrap();
-        Gate::at(address.parse().unwrap(), Doorkeeper { keys, token })
+        let doorkeeper = Doorkeeper::open(self.dir.clone()).unwrap();
+        Gate::at(address.parse().unwrap(), doorkeeper)
     }
 
     /// What this user's programs send to the server that was started last.
@@ -55,14 +53,14 @@ impl Keys {
 
     pub async fn serve(&self) -> Server {
         let gate = self.gate("127.0.0.1:0");
-        server::start_opened(
-            USUAL,
-            Opened {
-                gate,
-                ..server::open()
-            },
-        )
-        .await
+        let opened = Opened {
+            gate,
+            ..server::open()
+        };
+        let server = server::start_opened(USUAL, opened).await;
+        // Whoever got an answer knows that the token is there.
+        get(server.address, "/health").await;
+        server
     }
 }
 
