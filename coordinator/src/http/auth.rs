@@ -65,13 +65,12 @@ impl Gate {
         }
     }
 
-    fn check(&self, headers: &HeaderMap, peer: Option<Peer>) -> Result<(), ApiError> {
+    /// Who asks for keys now. None if everyone is let in.
+    pub(super) fn doorkeeper(&self) -> Option<&Doorkeeper> {
         match self {
-            Gate::Open => Ok(()),
-            Gate::OnceThereAreKeys(doorkeeper) if doorkeeper.keys.is_empty() => Ok(()),
-            Gate::OnceThereAreKeys(doorkeeper) | Gate::KeysAlways(doorkeeper) => {
-                doorkeeper.check(headers, peer)
-            }
+            Gate::Open => None,
+            Gate::OnceThereAreKeys(doorkeeper) if doorkeeper.keys.is_empty() => None,
+            Gate::OnceThereAreKeys(doorkeeper) | Gate::KeysAlways(doorkeeper) => Some(doorkeeper),
         }
     }
 }
@@ -111,7 +110,8 @@ pub(super) async fn key_holders_only(
         return next.run(request).await;
     }
     let peer = request.extensions().get::<Peer>().copied();
-    match state.gate.check(request.headers(), peer) {
+    let check = |doorkeeper: &Doorkeeper| doorkeeper.check(request.headers(), peer);
+    match state.gate.doorkeeper().map_or(Ok(()), check) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }
@@ -127,4 +127,40 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme
         .eq_ignore_ascii_case("bearer")
         .then_some(text.trim_matches(' '))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_is_good_from_this_machine_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(folder.path().join("home")).unwrap();
+        let doorkeeper = Doorkeeper::open(dir.clone()).unwrap();
+        doorkeeper.token.publish().unwrap();
+        let token = LocalToken::published(&dir).unwrap().unwrap();
+        let key = KeyFile::new(dir.clone()).add("ann", None).unwrap().text;
+        let doorkeeper = Doorkeeper {
+            keys: KeyWatch::open(KeyFile::new(dir)).unwrap(),
+            ..doorkeeper
+        };
+        let passes = |text: &str, peer: Option<&str>| {
+            let value = format!("Bearer {text}").parse().unwrap();
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
+            let peer = peer.map(|address| Peer(address.parse().unwrap()));
+            doorkeeper.check(&headers, peer).is_ok()
+        };
+        for (peer, here) in [
+            (Some("127.0.0.1:5000"), true),
+            (Some("[::1]:5000"), true),
+            (Some("[::ffff:127.0.0.1]:5000"), true),
+            (Some("192.168.1.2:5000"), false),
+            (Some("[fe80::1]:5000"), false),
+            (None, false),
+        ] {
+            assert_eq!(passes(&token, peer), here, "{peer:?}");
+            assert!(passes(&key, peer), "{peer:?}");
+        }
+    }
 }

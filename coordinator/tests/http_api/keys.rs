@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use potluck_coordinator::http::{self, Doorkeeper, Gate};
+use potluck_coordinator::http::{self, ClusterState, Doorkeeper, Gate, StatusReport};
 use potluck_coordinator::keys::{KeyFile, LocalToken};
 use potluck_link::state_dir::StateDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -123,6 +123,19 @@ async fn no_route_but_the_public_one_answers_without_a_key() {
     }
     assert_eq!(ask_with(&server, &key).await.status, 200);
     assert_eq!(request(&server, "GET", "/health", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_public_route_names_no_machine() {
+    let (keys, _) = Keys::one();
+    let server = keys.serve().await;
+    server.report.send_replace(StatusReport {
+        why: Some("worker attic is gone".to_owned()),
+        ..server::report(ClusterState::Down)
+    });
+    let reply = get(server.address, "/health").await;
+    assert_eq!(reply.status, 503);
+    assert_eq!(message(&reply), "no worker can compute");
 }
 
 #[tokio::test]

@@ -80,8 +80,9 @@ fn refusals_say_what_to_run() {
 /// A server that was opened to other machines stays shut when the last key goes.
 #[tokio::test]
 async fn without_any_key_left_nobody_is_let_in() {
+    let keys = Keys::none();
     let opened = Opened {
-        gate: Keys::none().gate("0.0.0.0:80"),
+        gate: keys.gate("0.0.0.0:80"),
         ..server::open()
     };
     let server = server::start_opened(USUAL, opened).await;
