@@ -3,6 +3,8 @@
 pub mod bench;
 pub mod demo;
 pub mod eval;
+pub mod invite;
+pub mod join;
 pub mod keys;
 pub mod nodes;
 pub mod plan;

@@ -3,10 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use potluck_coordinator::dirs::cluster_name;
 use potluck_coordinator::http::Host;
+use potluck_link::Interfaces;
+use potluck_link::invite::is_address;
 use potluck_proto::advert::DEFAULT_CLUSTER;
 
 /// Where the API listens unless told otherwise.
@@ -28,21 +31,25 @@ pub struct ModelFlags {
 /// How workers are found.
 #[derive(Args, Clone)]
 pub struct NetworkFlags {
-    /// Network interface for mDNS; only loopback interfaces while links between nodes are not encrypted
+    /// Network interface on which others are [default: all but those of containers, virtual machines and VPNs]
     #[arg(long, env = "POTLUCK_INTERFACE", value_name = "NAME")]
     pub interface: Option<String>,
-    /// Name that a coordinator and its workers share, so that two clusters on one network stay apart
-    #[arg(long, env = "POTLUCK_CLUSTER", value_name = "NAME", default_value = DEFAULT_CLUSTER, value_parser = cluster_name)]
-    pub cluster: String,
     /// Do not use mDNS
     #[arg(long, env = "POTLUCK_NO_MDNS", value_parser = switch())]
     pub no_mdns: bool,
 }
 
-/// Whose keys.
+impl NetworkFlags {
+    /// The interfaces that lead to others.
+    pub fn interfaces(&self) -> anyhow::Result<Interfaces> {
+        Ok(Interfaces::choose(self.interface.as_deref())?)
+    }
+}
+
+/// Which of this machine's clusters.
 #[derive(Args, Clone)]
 pub struct ClusterFlags {
-    /// Name of the cluster, as `potluck serve` was given it
+    /// Name of the cluster: with other names, one machine can coordinate several
     #[arg(long, env = "POTLUCK_CLUSTER", value_name = "NAME", default_value = DEFAULT_CLUSTER, value_parser = cluster_name)]
     pub cluster: String,
 }
@@ -85,14 +92,15 @@ pub struct ApiFlags {
 /// Workers named by the user.
 #[derive(Args, Clone)]
 pub struct JoinFlags {
-    /// A worker to use besides those that are found, such as 127.0.0.1:7461; may be given several times
+    /// Where a worker is that is not found by itself, such as 192.168.1.5:7461; may be given several times
     #[arg(
         long,
         env = "POTLUCK_JOIN",
         value_name = "HOST:PORT",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = address
     )]
-    pub join: Vec<SocketAddr>,
+    pub join: Vec<String>,
 }
 
 /// How much a cluster promises.
@@ -164,6 +172,59 @@ impl SamplingFlags {
             min_p: self.min_p,
             repeat_penalty: self.repeat_penalty,
             ..potluck_proto::Sampling::greedy()
+        }
+    }
+}
+
+/// `host:port`.
+pub fn address(text: &str) -> anyhow::Result<String> {
+    match is_address(text) {
+        true => Ok(text.to_owned()),
+        false => anyhow::bail!("write it as HOST:PORT, such as 192.168.1.5:7461"),
+    }
+}
+
+const HOUR_S: u64 = 60 * 60;
+
+/// A time such as `15m`, `12h`, `30d` or `8w`, in seconds.
+pub fn seconds(text: &str) -> anyhow::Result<u64> {
+    let units = [
+        ('m', 60),
+        ('h', HOUR_S),
+        ('d', 24 * HOUR_S),
+        ('w', 7 * 24 * HOUR_S),
+    ];
+    let split = |(unit, seconds)| Some((text.strip_suffix(unit)?, seconds));
+    let (count, unit_s) = units
+        .into_iter()
+        .find_map(split)
+        .context("write it as minutes, hours, days or weeks: 15m, 12h, 30d, 8w")?;
+    let count: u64 = count
+        .parse()
+        .with_context(|| format!("`{count}` is not a whole number"))?;
+    match count.checked_mul(unit_s) {
+        Some(seconds @ 1..) => Ok(seconds),
+        _ => anyhow::bail!("`{text}` is no time from now"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn a_time_is_a_number_and_a_unit() {
+        for (text, want) in [
+            ("15m", 900),
+            ("1h", 3600),
+            ("30d", 2_592_000),
+            ("2w", 1_209_600),
+        ] {
+            assert_eq!(seconds(text).unwrap(), want, "{text}");
+        }
+        let too_long = format!("{}w", u64::MAX);
+        for text in ["", "d", "30", "0d", "-1d", "1.5d", "30 d", "30s", &too_long] {
+            assert!(seconds(text).is_err(), "{text}");
         }
     }
 }

@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 ///
 /// Try it on one machine:   potluck demo
 /// Serve a model:           potluck serve --model MODEL.gguf
-/// Lend a machine:          potluck worker
+/// Lend a machine:          potluck join INVITE   and then   potluck worker
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment, max_term_width = 110)]
 struct Cli {
@@ -42,13 +42,17 @@ enum Command {
     Demo(command::demo::Args),
     /// Serve a model to programs that speak the OpenAI API
     Serve(command::serve::Args),
+    /// Let one more machine join this machine's cluster
+    Invite(command::invite::Args),
+    /// Make this machine part of a cluster, with an invite
+    Join(command::join::Args),
     /// Lend this machine: wait for a coordinator and compute the layers it gives
     Worker(command::worker::Args),
     /// Ask a model in the terminal: one question, or a conversation
     Run(command::run::Args),
     /// Show which worker would get which layers of a model, and what that costs, without loading anything
     Plan(command::plan::Args),
-    /// List the workers that can be found
+    /// List the machines of the cluster, or remove one
     Nodes(command::nodes::Args),
     /// Show what a running coordinator is doing
     Status(command::status::Args),
@@ -79,6 +83,8 @@ fn main() -> ExitCode {
             Command::Plan(args) => command::plan::run(args).await,
             Command::Nodes(args) => command::nodes::run(args).await,
             Command::Status(args) => command::status::run(args).await,
+            Command::Invite(args) => command::invite::run(args),
+            Command::Join(args) => command::join::run(args).await,
             Command::Keys(args) => command::keys::run(args),
             Command::Eval(args) => command::eval::run(args).await,
             Command::Bench(args) => command::bench::run(args).await,

@@ -6,33 +6,44 @@
 //!
 //! Read `membership.rs` (who is there), then `supervisor.rs`; `ring.rs` is the pair of streams that carries steps.
 
-mod discovery;
+mod desk;
+mod doorman;
 mod event;
 mod identity;
+mod invites;
 mod load;
 mod member;
+mod members;
 mod membership;
 mod ring;
 mod supervisor;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use potluck_proto::link;
-use potluck_proto::reach::{NotLoopback, require_loopback};
+use potluck_link::credential::Credential;
+use potluck_link::mdns::{Advertisement, MdnsError, discover};
+use potluck_link::state_dir::StateError;
+use potluck_link::{Interfaces, grpc_server, link_listener};
+use potluck_proto::advert::Advert;
+use potluck_proto::wire::cluster_server::ClusterServer;
 use potluck_proto::wire::weights_server::WeightsServer;
-use tokio::net::TcpListener;
+use potluck_proto::{Epoch, InstanceId, NodeId};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::engine::{self, EngineHandle};
 use crate::http::{ClusterState, StatusReport};
 use crate::store::{Model, WeightsService};
+use desk::Desk;
+use doorman::Doorman;
 use supervisor::Supervisor;
 
-pub use discovery::{Discovery, DiscoveryError, Found, discover};
 pub use event::ClusterEvent;
-pub use identity::{Identity, IdentityError, IdentityLock};
+pub use identity::{CoordinatorLock, IdentityError, OwnCluster};
+pub use invites::{Invites, InvitesError};
 pub use member::{DescribeError, describe};
+pub use members::{Member, Members, MembersError};
 pub use membership::candidates;
 
 /// Steps between the engine and the ring: more than are ever under way.
@@ -44,14 +55,20 @@ const QUEUED_EVENTS: usize = 256;
 /// What a cluster is started with.
 #[derive(Debug, Clone)]
 pub struct ClusterConfig {
-    /// Who it is and how often it has started.
-    pub identity: Identity,
-    /// Name that workers must share.
-    pub name: String,
-    /// Look for workers by mDNS.
-    pub discover: bool,
-    /// Workers named by the user.
-    pub join: Vec<SocketAddr>,
+    /// Who it is.
+    pub cluster: OwnCluster,
+    /// How often it has started.
+    pub epoch: Epoch,
+    /// Workers in this process, which are on no list.
+    pub local_workers: Vec<NodeId>,
+    /// Where workers reach the coordinator.
+    pub listen: SocketAddr,
+    /// Interfaces that lead to others.
+    pub interfaces: Interfaces,
+    /// Find and be found by mDNS.
+    pub use_mdns: bool,
+    /// `host:port` of workers named by the user.
+    pub join: Vec<String>,
     /// How many workers a plan needs.
     pub workers: WorkerCount,
     /// Positions that a sequence may have.
@@ -82,40 +99,83 @@ impl WorkerCount {
 /// A cluster that cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// A worker was named that is not on this machine.
-    #[error(transparent)]
-    NotLoopback(#[from] NotLoopback),
     /// mDNS does not work.
     #[error(transparent)]
-    Discovery(#[from] DiscoveryError),
-    /// The port for weights cannot be had.
-    #[error("no port for serving weights to workers: {0}")]
-    Listen(#[from] std::io::Error),
+    Mdns(#[from] MdnsError),
+    /// The state cannot be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The port for the workers cannot be had.
+    #[error(
+        "the coordinator cannot listen for workers on {address}: {source}; is another coordinator using the port? Choose another with --node-listen"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 /// A running cluster. Dropping it ends the ring; workers keep running.
-#[derive(Debug)]
 pub struct Cluster {
     /// Computes answers.
     pub engine: EngineHandle,
     /// The latest state.
     pub status: watch::Receiver<StatusReport>,
+    /// Where workers reach it.
+    pub addresses: Vec<SocketAddr>,
     events: broadcast::Sender<ClusterEvent>,
     /// Dropped to stop the supervisor.
     _running: mpsc::Sender<()>,
+    /// Withdrawn when dropped.
+    _advertisement: Option<Advertisement>,
+    /// Serves other nodes until this is dropped.
+    _serving: tokio::task::JoinSet<()>,
 }
 
 impl Cluster {
     /// Starts looking for workers. Everything else happens by itself and is told by events.
     pub async fn start(config: ClusterConfig, model: Arc<Model>) -> Result<Cluster, ClusterError> {
-        for address in &config.join {
-            require_loopback("the worker to join", address.ip())?;
-        }
-        let discovery = match config.discover {
-            true => Some(discover(&config.name)?),
+        let discovery = match config.use_mdns {
+            true => {
+                let own = config.cluster.id().prefix();
+                let is_ours =
+                    move |advert: &Advert| !advert.is_coordinator && advert.cluster == own;
+                Some(discover(&config.interfaces, is_ours)?)
+            }
             false => None,
         };
-        let weights_source = serve_weights(Arc::clone(&model)).await?;
+        let listen_error = |source| ClusterError::Listen {
+            address: config.listen,
+            source,
+        };
+        let listener = link_listener(config.listen).map_err(listen_error)?;
+        let listening = listener.local_addr().map_err(listen_error)?;
+        let advertisement = advertise(&config, listening)?;
+        let addresses = config.interfaces.reach(listening);
+        let place = addresses.iter().map(ToString::to_string).collect();
+        config.cluster.keep_place(place)?;
+        let (hint_sender, hints) = mpsc::channel(QUEUED_EVENTS);
+        let (news, joined) = mpsc::channel(QUEUED_EVENTS);
+        let mut serving = tokio::task::JoinSet::new();
+        let (incoming, joins) = config.cluster.link.accept_and_invite(listener);
+        let desk = Desk {
+            cluster: config.cluster.clone(),
+            interfaces: config.interfaces.clone(),
+            listening,
+            hints: hint_sender,
+        };
+        let doorman = Doorman {
+            cluster: config.cluster.clone(),
+            interfaces: config.interfaces.clone(),
+            listening,
+            news,
+        };
+        serving.spawn(serve_nodes(Arc::clone(&model), desk, incoming));
+        serving.spawn(doorman.run(joins));
+        let own = config.cluster.link.credential().clone();
+        serving.spawn(keep_renewed(config.cluster.clone(), own));
         let (ring_events, engine_inbox) = mpsc::channel(QUEUED_STEPS);
         let (steps_sender, steps) = mpsc::channel(QUEUED_STEPS);
         let engine = engine::spawn(engine_inbox, steps_sender);
@@ -125,7 +185,7 @@ impl Cluster {
         let supervisor = Supervisor::new(
             config,
             model,
-            weights_source,
+            addresses.iter().map(ToString::to_string).collect(),
             supervisor::Links {
                 engine: engine.watch_status(),
                 ring_events,
@@ -133,14 +193,19 @@ impl Cluster {
                 status,
                 events: events.clone(),
                 discovery,
+                hints,
+                joined,
             },
         );
         tokio::spawn(supervisor.run(stop));
         Ok(Cluster {
             engine,
             status: status_receiver,
+            addresses,
             events,
             _running: running,
+            _advertisement: advertisement,
+            _serving: serving,
         })
     }
 
@@ -162,19 +227,47 @@ fn first_report(model: &Model) -> StatusReport {
     }
 }
 
-/// Serves the model's tensors to workers on a loopback port of its own: bulk never delays steps.
-async fn serve_weights(model: Arc<Model>) -> std::io::Result<SocketAddr> {
-    let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
-    let address = listener.local_addr()?;
-    let service = WeightsServer::new(WeightsService::new([model]));
-    tokio::spawn(async move {
-        let served = link::server()
-            .add_service(service)
-            .serve_with_incoming(link::incoming(listener))
-            .await;
-        if let Err(err) = served {
-            tracing::error!(%err, "the weights server stopped");
+fn advertise(
+    config: &ClusterConfig,
+    listening: SocketAddr,
+) -> Result<Option<Advertisement>, MdnsError> {
+    if !config.use_mdns {
+        return Ok(None);
+    }
+    let own = config.cluster.link.id();
+    let advert = Advert::new(own.cluster, own.node, InstanceId::random(), true);
+    Advertisement::publish(&config.interfaces, listening, &advert).map(Some)
+}
+
+/// Serves tensors, and what belongs to the membership, on a port of its own: bulk never delays steps.
+async fn serve_nodes(model: Arc<Model>, desk: Desk, incoming: potluck_link::Incoming) {
+    let served = grpc_server()
+        .add_service(WeightsServer::new(WeightsService::new([model])))
+        .add_service(ClusterServer::new(desk))
+        .serve_with_incoming(incoming)
+        .await;
+    if let Err(err) = served {
+        tracing::error!(%err, "the coordinator does not serve its workers any more");
+    }
+}
+
+/// Renews the certificate of a node in this process, for ever.
+pub async fn keep_renewed(cluster: OwnCluster, credential: Credential) {
+    /// Waking up now and then also notices a machine that has slept.
+    const LOOK_INTERVAL: Duration = Duration::from_secs(3600);
+    const RETRY: Duration = Duration::from_secs(5);
+    loop {
+        let due = credential.renew_in(SystemTime::now());
+        tokio::time::sleep(due.min(LOOK_INTERVAL)).await;
+        if !credential.renew_in(SystemTime::now()).is_zero() {
+            continue;
         }
-    });
-    Ok(address)
+        match cluster.renew(&credential) {
+            Ok(()) => tracing::info!(node = %credential.id(), "the certificate was renewed"),
+            Err(error) => {
+                tracing::error!(%error, "the certificate could not be renewed");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
 }

@@ -7,13 +7,17 @@ use bytes::Bytes;
 
 use crate::{WireError, wire};
 
-/// Sixteen random bytes that name a cluster.
+/// Sixteen bytes that name a cluster, made from the certificate of its authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClusterId(pub [u8; 16]);
 
-/// Sixteen random bytes that name a worker process.
+/// Sixteen bytes that name a node, made from its public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub [u8; 16]);
+
+/// Sixteen random bytes that name a process: two with the identity of one node are told apart by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceId(pub [u8; 16]);
 
 /// How many times the coordinator of a cluster has started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,16 +47,16 @@ pub struct Fence {
 }
 
 impl ClusterId {
-    /// An id that no other cluster has.
-    pub fn random() -> Self {
-        ClusterId(random_bytes())
+    /// The first bytes: enough to tell clusters apart where it does not matter if two are the same.
+    pub fn prefix(&self) -> [u8; 4] {
+        [self.0[0], self.0[1], self.0[2], self.0[3]]
     }
 }
 
-impl NodeId {
-    /// An id that no other worker process has.
+impl InstanceId {
+    /// An id that no other process has.
     pub fn random() -> Self {
-        NodeId(random_bytes())
+        InstanceId(random_bytes())
     }
 }
 
@@ -89,6 +93,12 @@ impl fmt::Display for NodeId {
     }
 }
 
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(f, &self.0[..4])
+    }
+}
+
 impl fmt::Display for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.cluster, self.epoch.0, self.plan_gen.0)
@@ -98,6 +108,27 @@ impl fmt::Display for Fence {
 /// The first bytes are enough to tell ids apart in a log line.
 fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     bytes.iter().try_for_each(|b| write!(f, "{b:02x}"))
+}
+
+/// All bytes as lower-case hexadecimal digits.
+pub fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The bytes that lower-case hexadecimal digits stand for, if there are as many as there should be.
+pub fn bytes_of<const N: usize>(digits: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if digits.len() != 2 * N
+        || !digits
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    {
+        return None;
+    }
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// A fixed number of bytes out of a field of any length.
@@ -117,6 +148,14 @@ impl TryFrom<&[u8]> for NodeId {
 
     fn try_from(bytes: &[u8]) -> Result<Self, WireError> {
         fixed("node_id", bytes).map(NodeId)
+    }
+}
+
+impl TryFrom<&[u8]> for InstanceId {
+    type Error = WireError;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, WireError> {
+        fixed("instance", bytes).map(InstanceId)
     }
 }
 

@@ -1,17 +1,15 @@
 //! The words that machines exchange: generated messages, typed ids, steps, limits, and the one place where
 //! the wire form is turned into what the program means.
 //!
-//! Who connects to whom is the business of `worker` and `coordinator`; models are unknown here. Read `id.rs`, then
-//! `step.rs`; `link.rs` has the settings of every connection; `frame.rs` cuts long steps into frames and puts them together again.
+//! How connections come about is the business of `link`, who connects to whom that of `worker` and `coordinator`; models are
+//! unknown here. Read `id.rs`, then `step.rs`; `frame.rs` cuts long steps into frames and puts them together again.
 #![forbid(unsafe_code)]
 
 pub mod advert;
 mod frame;
 mod id;
 pub mod limits;
-pub mod link;
 mod manifest;
-pub mod reach;
 mod step;
 
 /// Messages and services generated from `proto/potluck/v1/node.proto`.
@@ -21,12 +19,14 @@ pub mod wire {
 }
 
 pub use frame::{Arrived, FrameAssembler, frames};
-pub use id::{ClusterId, Epoch, Fence, NodeId, PlanGen, SeqId, StepId};
+pub use id::{
+    ClusterId, Epoch, Fence, InstanceId, NodeId, PlanGen, SeqId, StepId, bytes_of, hex_of,
+};
 pub use manifest::{ContentHash, Manifest, ManifestTensor, MetadataValue};
 pub use step::{Run, RunResult, Sampling, Step, StepResult};
 
 /// Version of the protocol that this build speaks. A peer that differs by more than one is refused.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Something on the wire that breaks the rules of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,18 +7,29 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use potluck_coordinator::cluster::OwnCluster;
+use potluck_link::authority::NODE_LIFETIME;
+use potluck_link::join::Joined;
+use potluck_link::member_file::MemberFile;
+use potluck_link::state_dir::StateDir;
+use potluck_link::{PeerId, Role};
+use potluck_proto::NodeId;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::http::Http;
-use crate::process::{PATIENCE, Running, invoke};
+use crate::process::{Invocation, PATIENCE, Running, invoke};
+
+/// The folder of the coordinator's machine.
+const COORDINATOR: &str = "coordinator";
 
 /// How often the state of the cluster is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
-/// The name and the disks of a cluster. The folder goes when this is dropped.
+/// The name, the machines' disks and the authority of a cluster. The folder goes when this is dropped.
 pub struct Cluster {
     name: String,
+    own: OwnCluster,
     disks: TempDir,
 }
 
@@ -26,9 +37,14 @@ impl Default for Cluster {
     fn default() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test-{}-{count}", std::process::id());
+        let disks = tempfile::tempdir().expect("a folder for the disks");
+        let state = StateDir::open(disks.path().join(COORDINATOR).join(&name));
+        let own = OwnCluster::open_or_create(state.expect("a folder"), &name, NODE_LIFETIME);
         Cluster {
-            name: format!("test-{}-{count}", std::process::id()),
-            disks: tempfile::tempdir().expect("a folder for the disks"),
+            name,
+            own: own.expect("a cluster"),
+            disks,
         }
     }
 }
@@ -39,6 +55,52 @@ impl Cluster {
         &self.name
     }
 
+    /// The cluster as its coordinator's machine knows it.
+    pub fn own(&self) -> &OwnCluster {
+        &self.own
+    }
+
+    /// A worker of this cluster.
+    pub fn node(&self, node: NodeId) -> PeerId {
+        PeerId {
+            cluster: self.own.id(),
+            role: Role::Worker,
+            node,
+        }
+    }
+
+    /// The state directory of the coordinator's machine, for `POTLUCK_STATE`.
+    pub fn coordinator_state(&self) -> PathBuf {
+        self.disks.path().join(COORDINATOR)
+    }
+
+    /// The state directory of a machine that belongs to the cluster. The first time it is let in, without the network: how machines
+    /// join by themselves is tested elsewhere.
+    pub fn worker_state(&self, name: &str) -> PathBuf {
+        let folder = self.disks.path().join("machines").join(name);
+        if !folder.exists() {
+            let credential = self.own.local_worker().expect("a credential");
+            let members = self.own.members();
+            let given = members.add(credential.id().node, name).expect("a place");
+            let state = StateDir::open(folder.join(&self.name)).expect("a folder");
+            let joined = Joined {
+                credential,
+                cluster_name: self.name.clone(),
+                name: given,
+                coordinators: Vec::new(),
+            };
+            MemberFile::new(state).keep(&joined).expect("a membership");
+        }
+        folder
+    }
+
+    /// A command on the coordinator's machine.
+    pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Invocation {
+        invoke(arguments)
+            .env("POTLUCK_CLUSTER", &self.name)
+            .env("POTLUCK_STATE", self.coordinator_state())
+    }
+
     /// Where the worker `name` keeps its weights.
     pub fn disk(&self, name: &str) -> PathBuf {
         self.disks.path().join(name)
@@ -47,17 +109,19 @@ impl Cluster {
     /// Starts a coordinator without a worker of its own.
     pub fn serve(&self, model: &Path, n_workers: usize, more: &[&str]) -> Coordinator {
         let (model, n_workers) = (model.display().to_string(), n_workers.to_string());
-        let fixed = ["serve", "--json", "--no-worker", "--http", "127.0.0.1:0"];
+        let fixed = ["serve", "--json", "--no-worker", "--no-invite"];
         let named = [
-            "--cluster",
-            &self.name,
+            "--http",
+            "127.0.0.1:0",
+            "--node-listen",
+            "127.0.0.1:0",
             "--model",
             &model,
             "--workers",
             &n_workers,
         ];
-        let arguments = fixed.iter().chain(&named).chain(more);
-        let process = invoke(arguments).env("POTLUCK_LOG", "warn").start();
+        let arguments = fixed.iter().chain(&named).chain(more).copied();
+        let process = self.command(arguments).env("POTLUCK_LOG", "warn").start();
         let what = "where it serves";
         let (address, _) = process.line(what, 0, PATIENCE, |line| {
             let (_, rest) = line.split_once(" at http://")?;
@@ -76,6 +140,7 @@ impl Cluster {
 
     /// Starts a worker that keeps its weights where the worker `disk` would.
     pub fn worker_on(&self, disk: &str, name: &str, more: &[&str]) -> Worker {
+        let state = self.worker_state(name);
         let disk = self.disk(disk).display().to_string();
         let fixed = [
             "worker",
@@ -85,9 +150,12 @@ impl Cluster {
             "--threads",
             "1",
         ];
-        let named = ["--cluster", &self.name, "--name", name, "--weights", &disk];
+        let named = ["--name", name, "--weights", &disk];
         let arguments = fixed.iter().chain(&named).chain(more);
-        let process = invoke(arguments).env("POTLUCK_LOG", "warn").start();
+        let process = invoke(arguments)
+            .env("POTLUCK_LOG", "warn")
+            .env("POTLUCK_STATE", state)
+            .start();
         let (offer, _) = process.line("what it offers", 0, PATIENCE, |line| {
             serde_json::from_str::<Value>(line).ok()
         });

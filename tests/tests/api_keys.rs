@@ -42,6 +42,8 @@ impl State {
             "--no-mdns",
             "--http",
             "127.0.0.1:0",
+            "--node-listen",
+            "127.0.0.1:0",
             "--model",
             &model,
         ];
@@ -169,7 +171,7 @@ fn a_server_with_a_certificate_is_asked_over_https() {
     assert!(report["state"].is_string(), "{report}");
     for (said, part) in [
         (status(&plain, &[]), format!("https://{plain}")),
-        (status(&https, &[]), "--ca FILE".to_owned()),
+        (status(&https, &[]), "certificate".to_owned()),
         (status(&https, &["--ca", &key]), "CERTIFICATE".to_owned()),
         (
             status(&format!("https://{plain}"), &["--ca", &cert]),

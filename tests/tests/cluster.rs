@@ -209,7 +209,7 @@ fn a_model_that_does_not_fit_is_refused_with_the_numbers() {
         "--model",
         &model,
     ];
-    says_why(&invoke(plan).finish().refusal());
+    says_why(&cluster.command(plan).finish().refusal());
 
     // A second worker of the same size is not enough either, one with room is.
     let _large = cluster.worker("large", &[]);

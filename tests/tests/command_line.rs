@@ -7,8 +7,9 @@ use potluck_tests::models::{SMOLLM2, model};
 use potluck_tests::process::invoke;
 use serde_json::{Value, json};
 
-const COMMANDS: [&str; 10] = [
-    "demo", "serve", "worker", "run", "plan", "nodes", "status", "keys", "eval", "bench",
+const COMMANDS: [&str; 12] = [
+    "demo", "serve", "invite", "join", "worker", "run", "plan", "nodes", "status", "keys", "eval",
+    "bench",
 ];
 
 /// Commands of commands.
@@ -113,22 +114,21 @@ fn what_is_printed_as_json_has_its_keys() {
     let worker = cluster.worker("ann", &[]);
     coordinator.ready(0);
 
-    let nodes = invoke(["nodes", "--json", "--no-mdns", "--join", &worker.address])
+    let nodes = cluster
+        .command(["nodes", "--json", "--no-mdns"])
         .finish()
         .json();
     has_keys(
         &nodes[0],
-        "address arithmetic id isa macs_per_second memory_budget_bytes memory_total_bytes name platform protocol serving \
-         threads version weight_bytes_per_second",
+        "address arithmetic id isa joined_at last_addresses macs_per_second memory_budget_bytes memory_total_bytes name online \
+         platform protocol serving threads version weight_bytes_per_second",
     );
     assert_eq!(
         (&nodes[0]["name"], &nodes[0]["serving"]),
         (&json!("ann"), &json!(true))
     );
 
-    let found = invoke(["nodes", "--json", "--cluster", cluster.name()])
-        .finish()
-        .json();
+    let found = cluster.command(["nodes", "--json"]).finish().json();
     assert_eq!(found[0]["id"], nodes[0]["id"], "by mDNS as well: {found}");
 
     let http = coordinator.http.address.to_string();
@@ -158,7 +158,7 @@ fn what_is_printed_as_json_has_its_keys() {
         "--model",
         &path,
     ];
-    let plan = invoke(plan).finish().json();
+    let plan = cluster.command(plan).finish().json();
     has_keys(
         &plan,
         "context_tokens explanation max_sequences model stages",

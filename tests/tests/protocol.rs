@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use potluck_coordinator::store::{Model, WeightsService};
+use potluck_link::dial::peer_to_wire;
+use potluck_link::{Link, Target, grpc_server, link_listener};
 use potluck_proto::wire::stage_client::StageClient;
 use potluck_proto::wire::weights_server::WeightsServer;
 use potluck_proto::wire::worker_client::WorkerClient;
-use potluck_proto::{PROTOCOL, limits, link, wire};
+use potluck_proto::{PROTOCOL, limits, wire};
+use potluck_tests::cluster::Cluster;
 use potluck_tests::models;
-use potluck_tests::process::{PATIENCE, Running, invoke};
-use serde_json::Value;
+use potluck_tests::process::{PATIENCE, Running};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -25,49 +27,40 @@ struct Bench {
     address: SocketAddr,
     control: WorkerClient<Channel>,
     data: StageClient<Channel>,
-    /// `host:port` of a real weights server.
-    weights: String,
+    /// A real weights server.
+    weights: wire::Peer,
     model: Arc<Model>,
-    _disk: tempfile::TempDir,
+    _cluster: Cluster,
+    link: Link,
 }
 
 impl Bench {
     async fn new() -> Bench {
-        let disk = tempfile::tempdir().unwrap();
-        let worker = invoke([
-            "worker",
-            "--listen",
-            "127.0.0.1:0",
-            "--no-mdns",
-            "--json",
-            "--threads",
-            "1",
-        ])
-        .env("POTLUCK_WEIGHTS", disk.path())
-        .start();
-        let (address, _) = worker.line("its offer", 0, PATIENCE, |line| {
-            let offer: Value = serde_json::from_str(line).ok()?;
-            offer["address"].as_str()?.parse::<SocketAddr>().ok()
-        });
-        let channel = link::connect(&address.to_string()).await.unwrap();
+        let cluster = Cluster::default();
+        let worker = cluster.worker("ann", &["--no-mdns"]);
+        let members = cluster.own().admit_members(None).unwrap();
+        let link = cluster.own().link.clone();
+        let target = Target::node(cluster.node(members[0].node), [&worker.address]);
+        let channel = link.connect(&target).await.unwrap().channel;
         let path = models::model("smollm2-135m-instruct-q4_1");
         let model = Arc::new(Model::open(&path, &models::cache(), |_| {}).unwrap());
         Bench {
-            worker,
-            address,
+            address: worker.address.parse().unwrap(),
+            worker: worker.process,
             control: WorkerClient::new(channel.clone()),
             data: StageClient::new(channel),
-            weights: serve_weights(Arc::clone(&model)).await,
+            weights: serve_weights(&link, Arc::clone(&model)),
             model,
-            _disk: disk,
+            _cluster: cluster,
+            link,
         }
     }
 
     /// A load of the last two layers that a worker should accept.
-    fn good_load(&self, cluster: u8, epoch: u64, plan_gen: u64) -> wire::LoadRequest {
+    fn good_load(&self, epoch: u64, plan_gen: u64) -> wire::LoadRequest {
         let n_layers = self.model.shape().n_layers;
         wire::LoadRequest {
-            fence: Some(fence(cluster, epoch, plan_gen)),
+            fence: Some(self.fence(epoch, plan_gen)),
             manifest: Some(
                 self.model
                     .manifest_for(n_layers - 2..n_layers)
@@ -79,8 +72,17 @@ impl Bench {
             context_tokens: 64,
             max_sequences: 2,
             max_step_tokens: 16,
-            next: String::new(),
+            next: None,
+            previous: Some(peer_to_wire(self.link.id(), &[])),
             sources: vec![self.weights.clone()],
+        }
+    }
+
+    fn fence(&self, epoch: u64, plan_gen: u64) -> wire::Fence {
+        wire::Fence {
+            cluster_id: self.link.id().cluster.0.to_vec().into(),
+            epoch,
+            plan_gen,
         }
     }
 
@@ -112,24 +114,16 @@ impl Bench {
     }
 }
 
-fn fence(cluster: u8, epoch: u64, plan_gen: u64) -> wire::Fence {
-    wire::Fence {
-        cluster_id: vec![cluster; 16].into(),
-        epoch,
-        plan_gen,
-    }
-}
-
-async fn serve_weights(model: Arc<Model>) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+fn serve_weights(link: &Link, model: Arc<Model>) -> wire::Peer {
+    let listener = link_listener(([127, 0, 0, 1], 0).into()).unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let service = WeightsServer::new(WeightsService::new([model]));
     tokio::spawn(
-        link::server()
+        grpc_server()
             .add_service(service)
-            .serve_with_incoming(link::incoming(listener)),
+            .serve_with_incoming(link.accept(listener)),
     );
-    address
+    peer_to_wire(link.id(), &[address])
 }
 
 /// One token of a sequence, into a stage in the middle.
@@ -167,7 +161,7 @@ fn hidden(value: f32, n: usize) -> Vec<u8> {
 async fn loads_that_make_no_sense_are_refused_with_a_reason() {
     let mut bench = Bench::new().await;
     type Damage = fn(&mut wire::LoadRequest);
-    let cases: [(&str, Damage, &str); 12] = [
+    let cases: [(&str, Damage, &str); 13] = [
         ("no fence", |r| r.fence = None, "fence"),
         (
             "a short cluster id",
@@ -189,15 +183,16 @@ async fn loads_that_make_no_sense_are_refused_with_a_reason() {
             "max_step_tokens",
         ),
         (
-            "weights from another machine",
-            |r| r.sources = vec!["10.1.2.3:1".into()],
-            "not on this machine",
+            "a source that is no node",
+            |r| r.sources[0].node_id = vec![1; 3].into(),
+            "node_id",
         ),
         (
             "a source that is no address",
-            |r| r.sources = vec!["nowhere".into()],
+            |r| r.sources[0].addresses = vec!["nowhere".into()],
             "nowhere",
         ),
+        ("nobody who sends steps", |r| r.previous = None, "previous"),
         (
             "a tensor too few",
             |r| drop(r.manifest.as_mut().unwrap().tensors.pop()),
@@ -210,12 +205,12 @@ async fn loads_that_make_no_sense_are_refused_with_a_reason() {
         ),
     ];
     for (what, damage, wanted) in cases {
-        let mut request = bench.good_load(1, 1, 1);
+        let mut request = bench.good_load(1, 1);
         damage(&mut request);
         let refusal = bench.load(request).await.expect_err(what);
         assert!(refusal.message().contains(wanted), "{what}: {refusal}");
     }
-    let mut request = bench.good_load(1, 1, 1);
+    let mut request = bench.good_load(1, 1);
     request.manifest.as_mut().unwrap().tensors[0].hash = vec![7; 32].into();
     let refusal = bench
         .load(request)
@@ -224,7 +219,7 @@ async fn loads_that_make_no_sense_are_refused_with_a_reason() {
     assert_eq!(refusal.code(), Code::Unavailable, "{refusal}");
 
     let ready = bench
-        .load(bench.good_load(1, 1, 1))
+        .load(bench.good_load(1, 1))
         .await
         .expect("a good load after all that");
     assert!(ready.fetched_bytes > 0);
@@ -243,30 +238,31 @@ async fn loads_that_make_no_sense_are_refused_with_a_reason() {
 async fn what_is_older_or_foreign_does_no_harm() {
     let mut bench = Bench::new().await;
     bench
-        .load(bench.good_load(1, 2, 5))
+        .load(bench.good_load(2, 5))
         .await
         .expect("a first plan");
     for (epoch, plan_gen) in [(2, 4), (1, 9)] {
         let refusal = bench
-            .load(bench.good_load(1, epoch, plan_gen))
+            .load(bench.good_load(epoch, plan_gen))
             .await
             .unwrap_err();
         assert!(refusal.message().contains("older"), "{refusal}");
     }
     let d_model = bench.model.shape().d_model as usize;
     let stale = bench
-        .send(vec![frame(fence(1, 2, 4), 0, hidden(0.1, d_model))])
+        .send(vec![frame(bench.fence(2, 4), 0, hidden(0.1, d_model))])
         .await
         .unwrap_err();
     assert_eq!(stale.code(), Code::FailedPrecondition, "{stale}");
 
-    // While the first coordinator is there, a second one is told whose this worker is.
+    // A plan of another cluster is refused, whoever brings it.
     let (_pings, requests) = {
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
         sender
             .send(wire::ControlRequest {
-                fence: Some(fence(1, 2, 5)),
+                fence: Some(bench.fence(2, 5)),
                 ping: 1,
+                members: None,
             })
             .await
             .unwrap();
@@ -279,8 +275,13 @@ async fn what_is_older_or_foreign_does_no_harm() {
         .unwrap()
         .into_inner();
     assert!(session.message().await.unwrap().is_some(), "the first pong");
-    let refusal = bench.load(bench.good_load(9, 1, 1)).await.unwrap_err();
-    assert!(refusal.message().contains("serves cluster"), "{refusal}");
+    let mut foreign = bench.good_load(3, 1);
+    foreign.fence.as_mut().unwrap().cluster_id = vec![9; 16].into();
+    let refusal = bench.load(foreign).await.unwrap_err();
+    assert!(
+        refusal.message().contains("belongs to cluster"),
+        "{refusal}"
+    );
     assert!(
         bench.describe().await.serving.is_some(),
         "the plan in force goes on"
@@ -290,8 +291,9 @@ async fn what_is_older_or_foreign_does_no_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_that_break_the_rules_end_their_stream_and_nothing_else() {
     let mut bench = Bench::new().await;
-    let now = || fence(1, 1, 1);
-    bench.load(bench.good_load(1, 1, 1)).await.expect("a plan");
+    let current = bench.fence(1, 1);
+    let now = || current.clone();
+    bench.load(bench.good_load(1, 1)).await.expect("a plan");
     let d_model = bench.model.shape().d_model as usize;
     let good = || frame(now(), 0, hidden(0.1, d_model));
     let with = |damage: fn(&mut wire::StepFrame)| {
@@ -408,7 +410,7 @@ async fn bytes_that_are_no_protocol_disturb_nobody() {
         let _ = stream.read(&mut [0; 64]);
     }
     bench
-        .load(bench.good_load(1, 1, 1))
+        .load(bench.good_load(1, 1))
         .await
         .expect("the worker lives and loads");
     bench.describe().await;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use potluck_tests::cluster::Cluster;
 use potluck_tests::models::{SMOLLM2, model};
 use potluck_tests::process::invoke;
 
@@ -18,23 +19,20 @@ fn check(said: &str, parts: &[&str]) {
 }
 
 #[test]
-fn nothing_is_offered_beyond_this_machine() {
-    let model = model(SMOLLM2).display().to_string();
-    let plaintext = ["not encrypted", "127.0.0.1"];
-    refused(&["worker", "--listen", "0.0.0.0:0"], &plaintext);
-    refused(&["worker", "--listen", "[::]:0"], &plaintext);
-    let stranger = ["--join", "10.1.2.3:7461"];
-    for command in [
-        ["serve", "--http", "127.0.0.1:0", "--model", &model].as_slice(),
-        &["run", "Hello?", "--model", &model],
-        &["plan", "--model", &model],
-        &["nodes"],
-    ] {
+fn a_machine_that_has_not_joined_is_told_how() {
+    refused(
+        &["worker", "--listen", "127.0.0.1:0"],
+        &["potluck join INVITE", "potluck invite"],
+    );
+    for command in [&["nodes"][..], &["nodes", "remove", "pi"], &["invite"]] {
         refused(
-            &[command, &stranger].concat(),
-            &["10.1.2.3", "not encrypted", "127.0.0.1"],
+            command,
+            &["coordinates no cluster called `home`", "potluck serve"],
         );
     }
+    let damaged = "pl1:AAAA";
+    refused(&["join", damaged], &["incomplete or mistyped"]);
+    refused(&["join", "hello"], &["begins with `pl1:`"]);
 }
 
 #[test]
@@ -54,14 +52,6 @@ fn the_api_is_not_opened_by_accident() {
 
     let add = invoke(["keys", "add", "ann"]).env("POTLUCK_STATE", state.path());
     add.finish().succeeded();
-    let not_encrypted = [
-        "0.0.0.0:0",
-        "unencrypted",
-        "--tls-cert FILE",
-        "--insecure-http",
-        "127.0.0.1",
-    ];
-    check(&serve(&["--http", "0.0.0.0:0"]), &not_encrypted);
     // Another cluster's key is none.
     let other = ["--http", "0.0.0.0:0", "--cluster", "other"];
     check(&serve(&other), &no_key);
@@ -80,32 +70,20 @@ fn keys_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn interfaces_that_lead_out_are_refused() {
-    let interfaces = if_addrs::get_if_addrs().expect("the interfaces");
-    match interfaces.iter().find(|interface| !interface.is_loopback()) {
-        None => eprintln!("skipped: this machine has no interface that leads out of it"),
-        Some(out) => {
-            let parts = [out.name.as_str(), "not encrypted", "loopback"];
-            refused(
-                &[
-                    "worker",
-                    "--listen",
-                    "127.0.0.1:0",
-                    "--interface",
-                    &out.name,
-                ],
-                &parts,
-            );
-            refused(&["nodes", "--interface", &out.name], &parts);
-            let model = model(SMOLLM2).display().to_string();
-            refused(
-                &["demo", "--model", &model, "--interface", &out.name],
-                &parts,
-            );
-        }
-    }
+fn interfaces_that_make_no_sense_are_refused() {
+    let model = model(SMOLLM2).display().to_string();
+    let demo = ["demo", "--model", &model, "--interface", "nosuch0"];
+    refused(&demo, &["nosuch0", "no loopback interface"]);
     refused(
-        &["nodes", "--interface", "nosuch0"],
+        &[
+            "serve",
+            "--model",
+            &model,
+            "--http",
+            "127.0.0.1:0",
+            "--interface",
+            "nosuch0",
+        ],
         &["nosuch0", "there is no network interface"],
     );
 }
@@ -164,8 +142,7 @@ fn models_that_are_none_are_refused() {
 fn instruction_sets_that_do_not_exist_are_refused() {
     let model = model(SMOLLM2).display().to_string();
     for arguments in [
-        ["worker", "--listen", "127.0.0.1:0"].as_slice(),
-        &["run", "Hello?", "--no-mdns", "--model", &model],
+        ["run", "Hello?", "--no-mdns", "--model", &model].as_slice(),
         &["bench", "--model", &model],
     ] {
         let said = invoke(arguments)
@@ -212,14 +189,23 @@ fn options_without_sense_are_refused() {
 fn a_port_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("its address").to_string();
-    refused(
-        &["worker", "--no-mdns", "--listen", &address],
-        &[&address, "another worker"],
-    );
+    let cluster = Cluster::default();
+    let worker = ["worker", "--no-mdns", "--listen", &address];
+    let worker = invoke(worker).env("POTLUCK_STATE", cluster.worker_state("ann"));
+    check(&worker.finish().refusal(), &[&address, "another worker"]);
     let model = model(SMOLLM2).display().to_string();
-    refused(
-        &["serve", "--no-mdns", "--model", &model, "--http", &address],
+    let serve = ["serve", "--no-mdns", "--no-worker", "--model", &model];
+    let with = |more: &[&str]| {
+        let arguments = serve.iter().chain(more).copied();
+        cluster.command(arguments).finish().refusal()
+    };
+    check(
+        &with(&["--http", &address, "--node-listen", "127.0.0.1:0"]),
         &[&address, "--http"],
+    );
+    check(
+        &with(&["--http", "127.0.0.1:0", "--node-listen", &address]),
+        &[&address, "--node-listen"],
     );
 }
 

@@ -1,9 +1,9 @@
 //! The worker process: measures the machine, listens, advertises itself, and serves one coordinator at a time.
 
-mod advertise;
 mod control;
 mod describe;
 mod forward;
+mod home;
 mod loading;
 mod service;
 
@@ -12,20 +12,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use potluck_kernels::{Isa, IsaError, Kernels, Pool, ShapeError};
+use potluck_link::mdns::{Advertisement, MdnsError};
+use potluck_link::member_file::MemberFile;
+use potluck_link::{Interfaces, Link, grpc_server, link_listener};
 use potluck_proto::advert::Advert;
-use potluck_proto::reach::{NotLoopback, require_loopback};
 use potluck_proto::wire::stage_server::StageServer;
 use potluck_proto::wire::worker_server::WorkerServer;
-use potluck_proto::{NodeId, limits, link};
+use potluck_proto::{NodeId, limits};
 use tokio::net::TcpListener;
 
 use crate::compute;
 use crate::probe;
 use crate::weights::{CacheError, WeightCache};
-use advertise::Advertisement;
-use service::{Service, Shared};
-
-pub use advertise::AdvertiseError;
+use home::Home;
+use service::{Place, Service, Shared};
 
 /// What a worker is started with.
 #[derive(Debug, Clone)]
@@ -34,24 +34,27 @@ pub struct NodeConfig {
     pub name: String,
     /// Where it listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// What it talks to others through.
+    pub link: Link,
+    /// Interfaces that lead to others.
+    pub interfaces: Interfaces,
+    /// Where the coordinator was last.
+    pub coordinators: Vec<String>,
+    /// Where the membership is kept, if it outlives the process.
+    pub member_file: Option<MemberFile>,
     /// Directory of the weight cache.
     pub cache_dir: PathBuf,
     /// Threads of the kernels.
     pub n_threads: usize,
     /// Bytes that plans may use; free memory less a reserve if not given.
     pub memory_limit_bytes: Option<u64>,
-    /// Name of the cluster it belongs to.
-    pub cluster: String,
-    /// Advertise by mDNS, on the loopback interface only while links are plaintext.
-    pub advertise: bool,
+    /// Find and be found by mDNS.
+    pub use_mdns: bool,
 }
 
 /// A worker that cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The address is not of this machine.
-    #[error(transparent)]
-    NotLoopback(#[from] NotLoopback),
     /// The address cannot be listened on.
     #[error(
         "cannot listen on {address}: {source}; is another worker using the port? Choose another with --listen, or port 0 for any"
@@ -73,7 +76,7 @@ pub enum NodeError {
     Cache(#[from] CacheError),
     /// mDNS does not work.
     #[error(transparent)]
-    Advertise(#[from] AdvertiseError),
+    Mdns(#[from] MdnsError),
     /// The server broke down.
     #[error("the worker's server stopped: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -88,13 +91,13 @@ pub struct Node {
     service: Service,
     /// Withdrawn when dropped.
     _advertisement: Option<Advertisement>,
+    use_mdns: bool,
     shared: Arc<Shared>,
 }
 
 impl Node {
     /// Measures the machine, opens the cache, listens and advertises.
     pub async fn bind(config: NodeConfig) -> Result<Node, NodeError> {
-        require_loopback("the address to listen on", config.listen.ip())?;
         let kernels = Kernels::new(Isa::from_env()?)?;
         let n_threads = config.n_threads;
         let measured =
@@ -108,25 +111,37 @@ impl Node {
             address: config.listen,
             source,
         };
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(listen_error)?;
+        let listener = link_listener(config.listen).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let compute = compute::spawn(kernels, config.n_threads).map_err(NodeError::Thread)?;
+        let machine = describe::Machine::new(&config, kernels.isa(), speed);
+        let own = config.link.id();
+        let advert = Advert::new(own.cluster, own.node, machine.instance, false);
+        let advertisement = match config.use_mdns {
+            true => Some(Advertisement::publish(
+                &config.interfaces,
+                address,
+                &advert,
+            )?),
+            false => None,
+        };
+        let home = Home::new(config.member_file, config.coordinators);
+        let place = Place {
+            listening: address,
+            interfaces: config.interfaces,
+        };
         let shared = Arc::new(Shared::new(
-            describe::Machine::new(&config, kernels.isa(), speed),
+            (config.link, home),
+            machine,
+            place,
             cache,
             compute,
         ));
-        let advert = Advert::new(shared.machine.node, &config.cluster);
-        let advertisement = match config.advertise {
-            true => Some(Advertisement::publish(&config.name, address, &advert)?),
-            false => None,
-        };
         Ok(Node {
             listener,
             service: Service::new(Arc::clone(&shared)),
             _advertisement: advertisement,
+            use_mdns: config.use_mdns,
             shared,
         })
     }
@@ -136,9 +151,9 @@ impl Node {
         self.listener.local_addr()
     }
 
-    /// Which process it is.
+    /// Which node it is.
     pub fn id(&self) -> NodeId {
-        self.shared.machine.node
+        self.shared.link.id().node
     }
 
     /// The speed that it measured.
@@ -157,18 +172,26 @@ impl Node {
             listener,
             service,
             _advertisement,
+            use_mdns,
             shared,
         } = self;
         let worker =
             WorkerServer::new(service.clone()).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
         let stage = StageServer::new(service).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
-        let serving = link::server()
+        let serving = grpc_server()
             .add_service(worker)
             .add_service(stage)
-            .serve_with_incoming(link::incoming(listener));
+            .serve_with_incoming(shared.link.accept(listener));
+        let belonging = async {
+            tokio::join!(
+                home::look(Arc::clone(&shared), use_mdns),
+                home::renew(Arc::clone(&shared))
+            )
+        };
         // Streams of a ring never end by themselves, so the server is dropped rather than drained.
         tokio::select! {
             result = serving => result?,
+            _ = belonging => {}
             () = shutdown => {}
         }
         shared.end_plan();

@@ -6,16 +6,18 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use potluck_coordinator::answer::Answerer;
-use potluck_coordinator::cluster::{Cluster, Identity, WorkerCount};
+use potluck_coordinator::cluster::{Cluster, WorkerCount};
 use potluck_coordinator::store::Model;
 use serde_json::json;
 
 use crate::flags::{DEFAULT_HTTP, NetworkFlags, SamplingFlags, switch};
 use crate::setup::api::Api;
 use crate::setup::local_worker::{WorkerProcess, default_threads};
+use crate::setup::own_cluster::{self, Borrowed};
 use crate::setup::progress::Bars;
 use crate::setup::{cluster, model, signal};
 
+use super::invite;
 use super::run::{Asked, Finished, ask};
 use super::serve;
 
@@ -84,18 +86,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let bars = Bars::new();
     let path = model::locate(&args.model, &bars).await?;
     let model = signal::interruptible(model::open(path, &bars)).await?;
-    // A cluster of its own name: workers of others are not found, and others do not find these.
     let network = NetworkFlags {
-        interface: args.interface.clone(),
-        cluster: format!("demo-{}", std::process::id()),
+        interface: Some(loopback(&args)?),
         no_mdns: false,
     };
-    let mut workers = start_workers(&args, &network)?;
-    let shown = signal::interruptible(show(&args, &network, &model, &mut workers, &bars)).await;
+    // A cluster that ends with the demo, on this machine alone. Its workers join as any machine does: with an invite each.
+    let borrowed = own_cluster::passing("demo")?;
+    let mut workers = start_workers(&args, &network, &borrowed)?;
+    let showing = show(&args, &network, &borrowed, &model, &mut workers, &bars);
+    let shown = signal::interruptible(showing).await;
     let kept = match shown {
-        Ok((answerer, cluster)) if args.keep => {
-            serve::http(answerer, &cluster, Api::of_this_machine(DEFAULT_HTTP)).await
-        }
+        Ok((answerer, cluster)) if args.keep => keep(answerer, &cluster).await,
         shown => shown.map(drop),
     };
     for worker in workers {
@@ -104,19 +105,54 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     kept
 }
 
-fn start_workers(args: &Args, network: &NetworkFlags) -> anyhow::Result<Vec<WorkerProcess>> {
+/// Serves the API until Ctrl-C.
+async fn keep(answerer: Answerer, cluster: &Cluster) -> anyhow::Result<()> {
+    let api = Api::of_this_machine(DEFAULT_HTTP);
+    let listener = serve::listen(&api).await?;
+    serve::http(answerer, cluster, (listener, api)).await
+}
+
+/// The demo's interface: loopback, whatever it is called.
+fn loopback(args: &Args) -> anyhow::Result<String> {
+    let all = if_addrs::get_if_addrs().context("the network interfaces cannot be listed")?;
+    let named = args.interface.as_deref();
+    let mut loopback = all.iter().filter(|interface| interface.is_loopback());
+    let found = loopback.find(|interface| named.is_none_or(|name| interface.name == name));
+    match (found, named) {
+        (Some(interface), _) => Ok(interface.name.clone()),
+        (None, Some(name)) => bail!(
+            "the demo stays on this machine, and `{name}` is no loopback interface; for several machines use `potluck serve` and \
+             `potluck join`"
+        ),
+        (None, None) => bail!("this machine has no loopback interface"),
+    }
+}
+
+fn start_workers(
+    args: &Args,
+    network: &NetworkFlags,
+    borrowed: &Borrowed,
+) -> anyhow::Result<Vec<WorkerProcess>> {
+    let folder = borrowed.folder().context("the demo has no folder")?;
     let n_workers = usize::from(args.workers);
     let n_threads = args
         .threads
         .unwrap_or_else(|| (default_threads() / n_workers).max(1));
     (1..=n_workers)
-        .map(|i| WorkerProcess::start(format!("worker-{i}"), n_threads, network))
+        .map(|i| {
+            let name = format!("worker-{i}");
+            let invites = borrowed.cluster.invites();
+            let invite = invites.make(Some(name.clone()), invite::TTL, Vec::new())?;
+            let state = folder.join(&name);
+            WorkerProcess::start(name, n_threads, network, (&invite, &state))
+        })
         .collect()
 }
 
 async fn show(
     args: &Args,
     network: &NetworkFlags,
+    borrowed: &Borrowed,
     model: &Arc<Model>,
     workers: &mut [WorkerProcess],
     bars: &Bars,
@@ -124,7 +160,10 @@ async fn show(
     let context_tokens = CONTEXT.min(model.shape().context_length);
     let served = model::served(model, context_tokens)?;
     let wanted = cluster::Wanted {
-        identity: Identity::ephemeral(),
+        cluster: borrowed.cluster.clone(),
+        epoch: borrowed.epoch,
+        listen: network.interfaces()?.listen_on(0),
+        inside: None,
         workers: WorkerCount::Exactly(workers.len()),
         join: Vec::new(),
         context_tokens,

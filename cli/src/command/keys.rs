@@ -1,18 +1,19 @@
 //! `potluck keys`: who may use the API of this machine's cluster.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args as ClapArgs, Subcommand};
-use potluck_coordinator::dirs;
 use potluck_coordinator::keys::{KeyFile, KeyRecord, date, unix_now};
-use potluck_link::state_dir::StateDir;
+use potluck_link::credential::pem;
 use serde_json::{Value, json};
 
-use crate::flags::ClusterFlags;
+use crate::flags::{ClusterFlags, seconds};
+use crate::setup::own_cluster;
 
 /// The longest time after which a key may end: whoever wants more wants a key without end.
 const MAX_DAYS: u64 = 3650;
 
-const DAY_S: u64 = 24 * 60 * 60;
+const HOUR_S: u64 = 60 * 60;
+const DAY_S: u64 = 24 * HOUR_S;
 
 /// Make, list and remove keys of the API. A running coordinator notices within moments.
 #[derive(ClapArgs)]
@@ -29,6 +30,8 @@ enum Action {
     Ls(LsArgs),
     /// Remove a key, which is refused from then on
     Rm(RmArgs),
+    /// Print the certificate that clients must trust when the API is served with one of the cluster's own
+    Ca(CaArgs),
 }
 
 #[derive(ClapArgs)]
@@ -36,7 +39,7 @@ struct AddArgs {
     /// Who or what the key is for
     name: String,
     /// The key ends after this time: a number of hours, days or weeks, such as 12h, 30d or 8w [default: never]
-    #[arg(long, env = "POTLUCK_EXPIRES", value_name = "TIME", value_parser = seconds)]
+    #[arg(long, env = "POTLUCK_EXPIRES", value_name = "TIME", value_parser = life)]
     expires: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
@@ -50,6 +53,12 @@ struct LsArgs {
     /// Print a JSON array
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    cluster: ClusterFlags,
+}
+
+#[derive(ClapArgs)]
+struct CaArgs {
     #[command(flatten)]
     cluster: ClusterFlags,
 }
@@ -70,6 +79,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Action::Add(args) => add(&args),
         Action::Ls(args) => ls(&args),
         Action::Rm(args) => rm(&args),
+        Action::Ca(args) => ca(&args),
     }
 }
 
@@ -115,8 +125,15 @@ fn rm(args: &RmArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// For `--ca`, `SSL_CERT_FILE` and the like.
+fn ca(args: &CaArgs) -> anyhow::Result<()> {
+    let own = own_cluster::existing(&args.cluster.cluster)?;
+    print!("{}", pem(own.authority().certificate()));
+    Ok(())
+}
+
 fn key_file(flags: &ClusterFlags) -> anyhow::Result<KeyFile> {
-    let dir = StateDir::open(dirs::cluster_dir(&flags.cluster)?)?;
+    let dir = own_cluster::state(&flags.cluster)?;
     Ok(KeyFile::new(dir))
 }
 
@@ -138,42 +155,24 @@ fn as_json(key: &KeyRecord) -> Value {
     json!({"id": key.id, "name": key.name, "created": key.created, "expires": key.expires})
 }
 
-/// `12h`, `30d` or `8w` in seconds.
-fn seconds(text: &str) -> anyhow::Result<u64> {
-    let units = [('h', 60 * 60), ('d', DAY_S), ('w', 7 * DAY_S)];
-    let split = |(unit, seconds)| Some((text.strip_suffix(unit)?, seconds));
-    let (count, unit_s) = units
-        .into_iter()
-        .find_map(split)
-        .context("write it as hours, days or weeks: 12h, 30d, 8w")?;
-    let count: u64 = count
-        .parse()
-        .with_context(|| format!("`{count}` is not a whole number"))?;
-    match count.checked_mul(unit_s) {
-        Some(seconds) if (1..=MAX_DAYS * DAY_S).contains(&seconds) => Ok(seconds),
+/// How long a key lives.
+fn life(text: &str) -> anyhow::Result<u64> {
+    match seconds(text)? {
+        seconds if (HOUR_S..=MAX_DAYS * DAY_S).contains(&seconds) => Ok(seconds),
         _ => bail!("a key may end after 1h to {MAX_DAYS}d, or never"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::seconds;
+    use super::life;
 
     #[test]
-    fn a_time_is_a_number_and_a_unit() {
-        for (text, want) in [
-            ("1h", 3600),
-            ("30d", 2_592_000),
-            ("2w", 1_209_600),
-            ("3650d", 315_360_000),
-        ] {
-            assert_eq!(seconds(text).unwrap(), want, "{text}");
-        }
-        let too_long = format!("{}w", u64::MAX);
-        for text in [
-            "", "d", "30", "0d", "-1d", "1.5d", "30 d", "30m", "3651d", &too_long,
-        ] {
-            assert!(seconds(text).is_err(), "{text}");
+    fn a_key_lives_from_an_hour_to_ten_years() {
+        assert_eq!(life("1h").unwrap(), 3600);
+        assert_eq!(life("3650d").unwrap(), 315_360_000);
+        for text in ["59m", "3651d", "", "1"] {
+            assert!(life(text).is_err(), "{text}");
         }
     }
 }

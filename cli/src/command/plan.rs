@@ -7,9 +7,11 @@ use clap::Args as ClapArgs;
 use potluck_coordinator::cluster::candidates;
 use potluck_coordinator::planner::{self, PlanRequest};
 
-use crate::flags::{CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags, switch};
+use crate::flags::{
+    CapacityFlags, ClusterFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags, switch,
+};
 use crate::setup::progress::Bars;
-use crate::setup::{cluster, local_worker, model, signal};
+use crate::setup::{cluster, local_worker, model, own_cluster, signal};
 
 use super::nodes;
 
@@ -43,6 +45,8 @@ pub struct Args {
     #[command(flatten)]
     network: NetworkFlags,
     #[command(flatten)]
+    cluster: ClusterFlags,
+    #[command(flatten)]
     join: JoinFlags,
 }
 
@@ -56,11 +60,24 @@ async fn plan(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Resul
     let wait = Duration::try_from_secs_f64(args.wait)
         .with_context(|| format!("--wait {} is no time", args.wait))?;
     let model = model::open(path, &bars).await?;
+    let (own, _folder) = own_cluster::find_or_passing(&args.cluster.cluster)?;
     let mut join = args.join.join.clone();
+    let mut inside = None;
     if !args.no_worker {
-        join.push(local_worker::start_inside(&args.machine, &args.network).await?);
+        let interfaces = args.network.interfaces()?;
+        let listen = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+        let worker = local_worker::start_inside(&own, &args.machine, &interfaces, listen).await?;
+        join.push(worker.address);
+        inside = Some(worker.node);
     }
-    let workers = nodes::find(&args.network, &join, wait).await?;
+    let search = nodes::Search {
+        own: &own,
+        inside,
+        network: &args.network,
+        join: &join,
+        wait,
+    };
+    let workers = search.find().await?;
     let request = PlanRequest {
         model: model.cost(),
         context_tokens: model::context_tokens(&args.capacity, &model)?,

@@ -1,19 +1,21 @@
 //! `potluck run`: ask a model in the terminal.
 
 use std::io::{IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use potluck_coordinator::answer::{AnswerEvent, AnswerRequest, Answerer, Finish, Input, Timings};
-use potluck_coordinator::cluster::{Identity, WorkerCount};
+use potluck_coordinator::cluster::WorkerCount;
 use potluck_coordinator::text::Message;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::flags::{
-    CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags, SamplingFlags, switch,
+    CapacityFlags, ClusterFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags, SamplingFlags,
+    switch,
 };
 use crate::setup::progress::Bars;
-use crate::setup::{cluster, local_worker, model, signal};
+use crate::setup::{cluster, local_worker, model, own_cluster, signal};
 
 /// Ask a model: one question given as an argument or on standard input, or a conversation at the prompt. The model runs on
 /// this machine and on every worker that is found.
@@ -44,8 +46,13 @@ pub struct Args {
     #[command(flatten)]
     network: NetworkFlags,
     #[command(flatten)]
+    cluster: ClusterFlags,
+    #[command(flatten)]
     join: JoinFlags,
 }
+
+/// Any port of this machine alone.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// One question of a command.
 pub struct Asked {
@@ -91,18 +98,33 @@ async fn run_model(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::
     let model = model::open(path, &bars).await?;
     let context_tokens = model::context_tokens(&args.capacity, &model)?;
     let served = model::served(&model, context_tokens)?;
-    let mut join = args.join.join.clone();
-    if !args.no_worker {
-        join.push(local_worker::start_inside(&args.machine, &args.network).await?);
-    }
+    let borrowed = own_cluster::lasting_or_passing(&args.cluster.cluster)?;
+    // A cluster that ends with the command has no other workers, and nobody else needs to reach this one.
+    let mut network = args.network.clone();
+    network.no_mdns |= !borrowed.is_lasting;
+    let interfaces = network.interfaces()?;
+    let (listen, worker_listen) = match borrowed.is_lasting {
+        true => (interfaces.listen_on(0), interfaces.listen_on(0)),
+        false => (LOOPBACK, LOOPBACK),
+    };
+    let inside = match args.no_worker {
+        true => None,
+        false => {
+            let own = &borrowed.cluster;
+            Some(local_worker::start_inside(own, &args.machine, &interfaces, worker_listen).await?)
+        }
+    };
     let wanted = cluster::Wanted {
-        identity: Identity::ephemeral(),
+        cluster: borrowed.cluster.clone(),
+        epoch: borrowed.epoch,
+        listen,
         workers: WorkerCount::AtLeast(1),
-        join,
+        inside,
+        join: args.join.join.clone(),
         context_tokens,
         max_sequences: 1,
     };
-    let cluster = cluster::start(wanted, &args.network, &model).await?;
+    let cluster = cluster::start(wanted, &network, &model).await?;
     cluster::until_ready(&cluster, &bars).await?;
     let answerer = Answerer::new(served, cluster.engine.clone());
     match prompt {

@@ -1,21 +1,29 @@
 //! `potluck serve`: a coordinator and, unless told otherwise, a worker beside it.
 
+use std::net::SocketAddr;
+
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use potluck_coordinator::answer::Answerer;
-use potluck_coordinator::cluster::{Cluster, ClusterEvent, Identity, IdentityLock, WorkerCount};
-use potluck_coordinator::dirs;
+use potluck_coordinator::cluster::{
+    Cluster, ClusterEvent, CoordinatorLock, OwnCluster, WorkerCount,
+};
 use potluck_coordinator::http::{self, ApiState, ClusterView};
 use tokio::net::TcpListener;
 
 use crate::flags::{
-    ApiFlags, CapacityFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags, switch,
+    ApiFlags, CapacityFlags, ClusterFlags, JoinFlags, MachineFlags, ModelFlags, NetworkFlags,
+    switch,
 };
 use crate::setup::api::Api;
 use crate::setup::progress::Bars;
-use crate::setup::{cluster, local_worker, model, signal};
+use crate::setup::{cluster, local_worker, model, own_cluster, signal};
+
+use super::invite;
 
 /// Serve a model: find workers, split the model over them and this machine, and answer over the OpenAI API.
+///
+/// The first time this makes a cluster. It prints an invite: paste that line on another machine to let it join.
 ///
 /// Point a program at http://127.0.0.1:7460/v1 with any API key. Once there are keys (`potluck keys`), it needs one of them.
 #[derive(ClapArgs)]
@@ -32,6 +40,18 @@ pub struct Args {
     /// Do not compute on this machine, only on workers
     #[arg(long, env = "POTLUCK_NO_WORKER", value_parser = switch())]
     no_worker: bool,
+    /// Where other machines of the cluster reach the coordinator, encrypted [default: port 7462 on all addresses]
+    #[arg(long, env = "POTLUCK_NODE_LISTEN", value_name = "HOST:PORT")]
+    node_listen: Option<SocketAddr>,
+    /// Where other workers reach the worker in this process, encrypted [default: port 7461 on all addresses]
+    #[arg(long, env = "POTLUCK_WORKER_LISTEN", value_name = "HOST:PORT")]
+    worker_listen: Option<SocketAddr>,
+    /// Do not make an invite; `potluck invite` makes one at any time
+    #[arg(long, env = "POTLUCK_NO_INVITE", value_parser = switch())]
+    no_invite: bool,
+    /// Seconds that certificates of nodes are good for, to see them renewed
+    #[arg(long, env = "POTLUCK_CERTIFICATE_LIFETIME", hide = true)]
+    certificate_lifetime: Option<u64>,
     /// Print one JSON object a line for each thing that happens
     #[arg(long)]
     json: bool,
@@ -42,21 +62,31 @@ pub struct Args {
     #[command(flatten)]
     network: NetworkFlags,
     #[command(flatten)]
+    cluster: ClusterFlags,
+    #[command(flatten)]
     join: JoinFlags,
 }
 
+/// The port of a coordinator unless told otherwise.
+const NODE_PORT: u16 = 7462;
+
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let api = Api::open(&args.api, &args.network.cluster)?;
+    let own = own_cluster::open_or_create(&args.cluster.cluster, args.certificate_lifetime)?;
+    let api = Api::open(&args.api, &own)?;
     let bars = Bars::new();
     let path = model::locate(&args.model.model, &bars).await?;
-    let json = args.json;
-    let started = match signal::interruptible(start(args, path, bars)).await {
+    let (json, invites) = (args.json, !args.no_invite);
+    let started = match signal::interruptible(start(args, own.clone(), path, bars)).await {
         // Ctrl-C is how a server is meant to end.
         Err(err) if err.is::<signal::Interrupted>() => return Ok(()),
         started => started?,
     };
+    let listener = listen(&api).await?;
     let teller = tokio::spawn(tell(started.cluster.events(), json));
-    let result = http(started.answerer, &started.cluster, api).await;
+    if invites {
+        tell_invite(&own, json)?;
+    }
+    let result = http(started.answerer, &started.cluster, (listener, api)).await;
     teller.abort();
     result
 }
@@ -65,22 +95,35 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 struct Started {
     answerer: Answerer,
     cluster: Cluster,
-    _identity: IdentityLock,
+    _lock: CoordinatorLock,
 }
 
-async fn start(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Result<Started> {
-    let (identity, lock) = Identity::next_start(&dirs::state_dir()?)?;
+async fn start(
+    args: Args,
+    own: OwnCluster,
+    path: std::path::PathBuf,
+    bars: Bars,
+) -> anyhow::Result<Started> {
+    let (epoch, lock) = own.next_start()?;
     let model = model::open(path, &bars).await?;
     let context_tokens = model::context_tokens(&args.capacity, &model)?;
     let served = model::served(&model, context_tokens)?;
-    let mut join = args.join.join.clone();
-    if !args.no_worker {
-        join.push(local_worker::start_inside(&args.machine, &args.network).await?);
-    }
+    let interfaces = args.network.interfaces()?;
+    let listen = |given: Option<SocketAddr>, port| given.unwrap_or(interfaces.listen_on(port));
+    let inside = match args.no_worker {
+        true => None,
+        false => {
+            let at = listen(args.worker_listen, local_worker::WORKER_PORT);
+            Some(local_worker::start_inside(&own, &args.machine, &interfaces, at).await?)
+        }
+    };
     let wanted = cluster::Wanted {
-        identity,
+        cluster: own,
+        epoch,
+        listen: listen(args.node_listen, NODE_PORT),
+        inside,
         workers: WorkerCount::AtLeast(usize::from(args.workers)),
-        join,
+        join: args.join.join.clone(),
         context_tokens,
         max_sequences: args.capacity.max_sequences,
     };
@@ -88,16 +131,24 @@ async fn start(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Resu
     Ok(Started {
         answerer: Answerer::new(served, cluster.engine.clone()),
         cluster,
-        _identity: lock,
+        _lock: lock,
+    })
+}
+
+/// The API's port.
+pub async fn listen(api: &Api) -> anyhow::Result<TcpListener> {
+    let address = api.address;
+    TcpListener::bind(address).await.with_context(|| {
+        format!("the API cannot listen on {address}; is another server using the port? (--http)")
     })
 }
 
 /// Serves the API until the process is asked to end. Answers under way may come to their end, unless it is asked again.
-pub async fn http(answerer: Answerer, cluster: &Cluster, api: Api) -> anyhow::Result<()> {
-    let address = api.address;
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("the API cannot listen on {address}; is another server using the port? (--http)")
-    })?;
+pub async fn http(
+    answerer: Answerer,
+    cluster: &Cluster,
+    (listener, api): (TcpListener, Api),
+) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     eprintln!(
         "serving {} at {}://{address}/v1 (Ctrl-C ends)",
@@ -120,6 +171,24 @@ pub async fn http(answerer: Answerer, cluster: &Cluster, api: Api) -> anyhow::Re
     tokio::select! {
         result = http::serve(listener, state, api.transport, signal::asked_to_end()) => result?,
         () = impatient => {}
+    }
+    Ok(())
+}
+
+/// Makes an invite and shows it.
+fn tell_invite(own: &OwnCluster, json: bool) -> anyhow::Result<()> {
+    let mut addresses = own.place()?;
+    addresses.truncate(invite::MAX_ADDRESSES);
+    let invite = own.invites().make(None, invite::TTL, addresses)?;
+    match json {
+        true => println!(
+            "{}",
+            serde_json::json!({"event": "invite", "invite": invite.to_string(), "ttl_s": invite::TTL.as_secs()})
+        ),
+        false => eprintln!(
+            "to add a machine, run this there within {} min (`potluck invite` makes more):\n\n  potluck join {invite}\n",
+            invite::TTL.as_secs() / 60
+        ),
     }
     Ok(())
 }

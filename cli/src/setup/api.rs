@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::Context;
-use potluck_coordinator::dirs;
+use potluck_coordinator::cluster::OwnCluster;
 use potluck_coordinator::http::{self, AllowedHosts, Doorkeeper, Gate, Host, Transport};
-use potluck_link::state_dir::StateDir;
 
 use super::api_tls::api_tls_config;
 use super::local_worker::host_name;
@@ -21,16 +20,17 @@ pub struct Api {
 
 impl Api {
     /// As the user asked for it, with the keys of a cluster.
-    pub fn open(flags: &ApiFlags, cluster: &str) -> anyhow::Result<Api> {
+    pub fn open(flags: &ApiFlags, own: &OwnCluster) -> anyhow::Result<Api> {
         let address = flags.http;
-        let dir = StateDir::open(dirs::cluster_dir(cluster)?)?;
+        let dir = own.state().clone();
         let gate = Gate::at(address, Doorkeeper::open(dir)?);
         http::check_keys(address, &gate)?;
+        let hosts = hosts(flags)?;
         Ok(Api {
             address,
             gate,
-            hosts: hosts(flags)?,
-            transport: transport(flags)?,
+            transport: transport(flags, own, &hosts)?,
+            hosts: AllowedHosts::and_local(hosts),
         })
     }
 
@@ -53,22 +53,23 @@ impl Api {
     }
 }
 
-fn transport(flags: &ApiFlags) -> anyhow::Result<Transport> {
+fn transport(flags: &ApiFlags, own: &OwnCluster, hosts: &[Host]) -> anyhow::Result<Transport> {
     let files = flags.tls_cert.is_some();
     Ok(match () {
         () if !files && flags.insecure_http => Transport::Insecure,
         () if !files && http::is_local(flags.http) => Transport::Plain,
-        () => Transport::Tls(api_tls_config(flags)?),
+        () => Transport::Tls(api_tls_config(flags, own, hosts)?),
     })
 }
 
-fn hosts(flags: &ApiFlags) -> anyhow::Result<AllowedHosts> {
+/// What clients may call this machine, besides its loopback names.
+fn hosts(flags: &ApiFlags) -> anyhow::Result<Vec<Host>> {
     let own = match http::is_local(flags.http) {
         true => Vec::new(),
         false => own_hosts()?,
     };
     let named = flags.allow_host.iter().cloned();
-    Ok(AllowedHosts::and_local(named.chain(own)))
+    Ok(named.chain(own).collect())
 }
 
 /// What other machines on the network call this one.

@@ -17,13 +17,14 @@ use potluck_coordinator::dirs;
 use potluck_coordinator::keys::LocalToken;
 use potluck_link::state_dir::StateDir;
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::api_tls::certificates;
+use super::own_cluster;
 use crate::flags::DEFAULT_HTTP;
 
 /// The variable with a key. There is no flag for a key itself: command lines can be read by every user of a machine.
@@ -129,7 +130,7 @@ impl ClientFlags {
             false => key,
         };
         let request = request(path, &address.authority(), key.as_deref())?;
-        let response = match self.tls()? {
+        let response = match self.tls(cluster)? {
             None => exchange(stream, request).await.with_context(|| {
                 format!(
                     "{address} does not answer in plain HTTP; if it was given a certificate, ask https://{address} with --ca FILE"
@@ -149,27 +150,36 @@ impl ClientFlags {
         Ok(text.filter(|text| !text.is_empty()))
     }
 
-    fn tls(&self) -> anyhow::Result<Option<TlsConnector>> {
-        let ca = match (&self.ca, self.http.https) {
-            (None, false) => return Ok(None),
-            (None, true) => bail!(
-                "there is nothing by which to know the certificate of {}; give --ca FILE with it, or with the one that vouches \
-                 for it",
-                self.http
-            ),
-            (Some(ca), _) => ca,
-        };
+    fn tls(&self, cluster: &str) -> anyhow::Result<Option<TlsConnector>> {
+        if self.ca.is_none() && !self.http.https {
+            return Ok(None);
+        }
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(ca, "--ca")? {
-            roots.add(certificate).with_context(|| {
-                format!("a certificate in {} cannot be used (--ca)", ca.display())
-            })?;
+        for certificate in self.trusted(cluster)? {
+            roots
+                .add(certificate)
+                .context("a certificate that is to be trusted cannot be used (--ca)")?;
         }
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Some(TlsConnector::from(Arc::new(config))))
+    }
+
+    /// The certificate that the user named, or that of this machine's own cluster.
+    fn trusted(&self, cluster: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+        if let Some(ca) = &self.ca {
+            return Ok(certificates(ca, "--ca")?);
+        }
+        let own = own_cluster::find(cluster)?.with_context(|| {
+            format!(
+                "there is nothing by which to know the certificate of {}; give --ca FILE with what `potluck keys ca` prints on the \
+                 coordinator's machine",
+                self.http
+            )
+        })?;
+        Ok(vec![own.authority().certificate().clone()])
     }
 
     async fn encrypted(

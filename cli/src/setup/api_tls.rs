@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use potluck_coordinator::http::OpeningRefused;
+use potluck_coordinator::cluster::OwnCluster;
+use potluck_coordinator::http::Host;
 use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -43,15 +46,41 @@ pub enum TlsError {
     },
 }
 
-/// What the API encrypts with: the certificate that the user named.
-pub fn api_tls_config(flags: &ApiFlags) -> anyhow::Result<Arc<ServerConfig>> {
-    match (&flags.tls_cert, &flags.tls_key) {
-        (Some(cert), Some(key)) => Ok(Arc::new(from_files(cert, key)?)),
-        _ => Err(OpeningRefused::NotEncrypted {
-            address: flags.http,
+/// How long a certificate of the cluster's own is good for; each start makes a new one. Some systems accept no more than 825 days.
+const LIFETIME: Duration = Duration::from_secs(800 * 24 * 3600);
+
+/// What the API encrypts with: the certificate that the user named, or one that the cluster's authority issues to these names.
+pub fn api_tls_config(
+    flags: &ApiFlags,
+    own: &OwnCluster,
+    hosts: &[Host],
+) -> anyhow::Result<Arc<ServerConfig>> {
+    Ok(Arc::new(match (&flags.tls_cert, &flags.tls_key) {
+        (Some(cert), Some(key)) => from_files(cert, key)?,
+        _ => from_authority(own, hosts)?,
+    }))
+}
+
+fn from_authority(own: &OwnCluster, hosts: &[Host]) -> anyhow::Result<ServerConfig> {
+    let (mut names, mut addresses) = (vec!["localhost".to_owned()], Vec::new());
+    addresses.extend([
+        IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ]);
+    for host in hosts {
+        match host {
+            Host::Address(ip) => addresses.push(*ip),
+            Host::Name(name) => names.push(name.clone()),
         }
-        .into()),
     }
+    let authority = own.authority();
+    let issued = authority.issue_for_api(&names, &addresses, LIFETIME)?;
+    let chain = vec![issued.certificate, authority.certificate().clone()];
+    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, issued.key)?;
+    Ok(config)
 }
 
 fn from_files(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {

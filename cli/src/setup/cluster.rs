@@ -4,23 +4,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use potluck_coordinator::cluster::{Cluster, ClusterConfig, ClusterEvent, Identity, WorkerCount};
+use potluck_coordinator::cluster::{Cluster, ClusterConfig, ClusterEvent, OwnCluster, WorkerCount};
 use potluck_coordinator::planner::Plan;
 use potluck_coordinator::store::Model;
+use potluck_proto::Epoch;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::progress::{Bars, ClusterBars};
 use crate::flags::NetworkFlags;
-use crate::setup::network;
+use crate::setup::local_worker::Inside;
 
 /// Tokens in one step: a prompt flows in chunks of at most this many.
 pub const MAX_STEP_TOKENS: u32 = 512;
 
 /// What a command wants of its cluster.
 pub struct Wanted {
-    pub identity: Identity,
+    pub cluster: OwnCluster,
+    pub epoch: Epoch,
+    /// Where it listens for its nodes.
+    pub listen: SocketAddr,
     pub workers: WorkerCount,
-    pub join: Vec<SocketAddr>,
+    pub inside: Option<Inside>,
+    pub join: Vec<String>,
     pub context_tokens: u32,
     pub max_sequences: u32,
 }
@@ -31,11 +36,16 @@ pub async fn start(
     network: &NetworkFlags,
     model: &Arc<Model>,
 ) -> anyhow::Result<Cluster> {
+    let mut join = wanted.join;
+    join.extend(wanted.inside.iter().map(|inside| inside.address.clone()));
     let config = ClusterConfig {
-        identity: wanted.identity,
-        name: network.cluster.clone(),
-        discover: network::mdns_allowed(network)?,
-        join: wanted.join,
+        cluster: wanted.cluster,
+        epoch: wanted.epoch,
+        local_workers: wanted.inside.iter().map(|inside| inside.node).collect(),
+        listen: wanted.listen,
+        interfaces: network.interfaces()?,
+        use_mdns: !network.no_mdns,
+        join,
         workers: wanted.workers,
         context_tokens: wanted.context_tokens,
         max_sequences: wanted.max_sequences,

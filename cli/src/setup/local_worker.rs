@@ -1,14 +1,19 @@
 //! Workers on this machine: one inside this process, or processes of their own.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use potluck_coordinator::cluster::{OwnCluster, keep_renewed};
 use potluck_coordinator::dirs;
-use potluck_worker::node::{Node, NodeConfig};
+use potluck_link::credential::Credential;
+use potluck_link::invite::Invite;
+use potluck_link::{Interfaces, Link};
+use potluck_proto::NodeId;
+use potluck_worker::node::{Node, NodeConfig, NodeError};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::task::JoinHandle;
@@ -28,22 +33,34 @@ pub fn weights_dir(flags: &MachineFlags) -> anyhow::Result<PathBuf> {
     }
 }
 
+/// The port of a worker unless told otherwise.
+pub const WORKER_PORT: u16 = 7461;
+
+/// Who a worker is, and how it is found.
+pub struct Place {
+    pub name: String,
+    pub listen: SocketAddr,
+    pub interfaces: Interfaces,
+    pub use_mdns: bool,
+}
+
 /// A worker's settings from flags.
 pub fn node_config(
-    name: String,
-    listen: SocketAddr,
+    place: Place,
+    credential: Credential,
     machine: &MachineFlags,
-    cluster: &str,
-    advertise: bool,
 ) -> anyhow::Result<NodeConfig> {
     Ok(NodeConfig {
-        name,
-        listen,
+        name: place.name,
+        listen: place.listen,
+        link: Link::new(credential)?,
+        interfaces: place.interfaces,
+        coordinators: Vec::new(),
+        member_file: None,
         cache_dir: weights_dir(machine)?,
         n_threads: machine.threads.unwrap_or_else(default_threads).max(1),
         memory_limit_bytes: machine.memory_limit.map(|mib| mib << 20),
-        cluster: cluster.to_owned(),
-        advertise,
+        use_mdns: place.use_mdns,
     })
 }
 
@@ -59,28 +76,58 @@ pub fn host_name() -> String {
     }
 }
 
-/// Starts a plain worker in this process, on a loopback port, for the coordinator beside it. Returns its address.
+/// A worker in this process.
+pub struct Inside {
+    pub node: NodeId,
+    /// `host:port` for the coordinator beside it.
+    pub address: String,
+}
+
+/// Starts a plain worker in this process, for the coordinator beside it. Other workers reach it at `listen`, if anything else
+/// than this machine does; where that port is taken, at any other.
 pub async fn start_inside(
+    own: &OwnCluster,
     machine: &MachineFlags,
-    network: &NetworkFlags,
-) -> anyhow::Result<SocketAddr> {
-    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    // Its coordinator knows the address; others should not find it.
-    let node = Node::bind(node_config(
-        host_name(),
-        listen,
-        machine,
-        &network.cluster,
-        false,
-    )?)
-    .await?;
+    interfaces: &Interfaces,
+    listen: SocketAddr,
+) -> anyhow::Result<Inside> {
+    let credential = own.local_worker()?;
+    let config = |listen| {
+        // Its coordinator knows where it is; nobody else should look for it.
+        let place = Place {
+            name: host_name(),
+            listen,
+            interfaces: interfaces.clone(),
+            use_mdns: false,
+        };
+        node_config(place, credential.clone(), machine)
+    };
+    let node = match Node::bind(config(listen)?).await {
+        Err(NodeError::Listen { .. }) => {
+            Node::bind(config(SocketAddr::new(listen.ip(), 0))?).await?
+        }
+        node => node?,
+    };
     let address = node.address()?;
+    let loopback = match address {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    let ip = match address.ip().is_unspecified() {
+        true => loopback,
+        false => address.ip(),
+    };
+    let id = node.id();
+    tokio::spawn(keep_renewed(own.clone(), credential));
     tokio::spawn(async move {
         if let Err(err) = node.serve(std::future::pending()).await {
             tracing::error!(%err, "the worker in this process stopped");
         }
     });
-    Ok(address)
+    Ok(Inside {
+        node: id,
+        address: SocketAddr::new(ip, address.port()).to_string(),
+    })
 }
 
 /// A worker process. It ends with this one, however this one ends.
@@ -101,8 +148,13 @@ const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
 const LAST_WORDS_BYTES: usize = 4096;
 
 impl WorkerProcess {
-    /// Starts `potluck worker` on a free loopback port.
-    pub fn start(name: String, n_threads: usize, network: &NetworkFlags) -> anyhow::Result<Self> {
+    /// Starts `potluck worker` on a free loopback port, which joins with an invite and keeps what it is in `state`.
+    pub fn start(
+        name: String,
+        n_threads: usize,
+        network: &NetworkFlags,
+        (invite, state): (&Invite, &Path),
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("the path of this program is not known")?;
         let mut command = Command::new(program);
         command
@@ -114,18 +166,16 @@ impl WorkerProcess {
                 "--name",
                 &name,
             ])
-            .args([
-                "--cluster",
-                &network.cluster,
-                "--threads",
-                &n_threads.to_string(),
-            ])
+            .args(["--threads", &n_threads.to_string()])
             .args(
                 network
                     .interface
                     .iter()
                     .flat_map(|interface| ["--interface", interface.as_str()]),
             )
+            // A command line can be read by every user of the machine, so the invite is not on it.
+            .env("POTLUCK_INVITE", invite.to_string())
+            .env("POTLUCK_STATE", state)
             // A setting meant for this command would hide the workers from it.
             .env_remove("POTLUCK_NO_MDNS")
             .stdin(Stdio::piped())

@@ -103,10 +103,11 @@ async fn describe_again(workers: &[Described]) -> Vec<(NodeId, wire::NodeInfo)> 
 pub(super) struct StageLoad {
     pub index: usize,
     pub stage: StagePlan,
-    pub next: Option<String>,
+    pub next: Option<wire::Peer>,
+    pub previous: wire::Peer,
     pub fence: Fence,
     pub client: WorkerClient<Channel>,
-    pub sources: Vec<String>,
+    pub sources: Vec<wire::Peer>,
 }
 
 /// Has one stage load its layers, passing its progress on.
@@ -163,7 +164,8 @@ fn request(
         context_tokens: config.context_tokens,
         max_sequences: config.max_sequences,
         max_step_tokens: config.max_step_tokens,
-        next: load.next.clone().unwrap_or_default(),
+        next: load.next.clone(),
+        previous: Some(load.previous.clone()),
         sources: load.sources.clone(),
     })
 }

@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use potluck_link::{ConnectError, Link, Target};
 use potluck_proto::wire::worker_client::WorkerClient;
-use potluck_proto::{Fence, NodeId, PROTOCOL, WireError, limits, link, wire};
-use tokio::sync::{mpsc, watch};
+use potluck_proto::{Fence, InstanceId, NodeId, PROTOCOL, WireError, limits, wire};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
+
+use super::membership::{Hint, Verdict};
 
 /// Time between pings.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
@@ -22,7 +25,12 @@ const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a worker says of itself.
 #[derive(Debug, Clone)]
 pub(super) struct Described {
+    /// Who it has proven to be.
     pub node: NodeId,
+    pub instance: InstanceId,
+    /// How it was found.
+    pub hint: Hint,
+    /// Where it was reached.
     pub address: SocketAddr,
     pub info: wire::NodeInfo,
     pub client: WorkerClient<Channel>,
@@ -31,14 +39,9 @@ pub(super) struct Described {
 /// A worker that could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DescribeError {
-    /// Nobody answers there.
-    #[error("no worker answers at {address}: {why}")]
-    Unreachable {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        why: String,
-    },
+    /// No link to it.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// It answers, but not as a worker of a version we know.
     #[error("the worker at {address} cannot be used: {why}")]
     Unusable {
@@ -52,17 +55,16 @@ pub enum DescribeError {
 /// News of a worker.
 #[derive(Debug)]
 pub(super) enum MemberEvent {
-    /// It answered and can be planned with.
-    Joined(Box<Described>),
+    /// It answered and can be planned with. The verdict is awaited before anything else happens to it.
+    Answered(Box<Described>, oneshot::Sender<Verdict>),
+    /// It was found twice.
+    Known { hint: Hint },
     /// It could not be asked.
-    Refused {
-        address: SocketAddr,
-        error: DescribeError,
-    },
+    Refused { hint: Hint, error: DescribeError },
     /// It is gone.
     Lost {
         node: NodeId,
-        address: SocketAddr,
+        instance: InstanceId,
         why: String,
     },
     /// It has computed layers since it was last heard.
@@ -73,32 +75,40 @@ pub(super) enum MemberEvent {
     LinkDown {
         fence: Fence,
         node: NodeId,
-        next: String,
         message: String,
     },
 }
 
-/// What the worker at `address` says of itself.
-pub async fn describe(address: SocketAddr) -> Result<(NodeId, wire::NodeInfo), DescribeError> {
-    let described = ask(address).await?;
-    Ok((described.node, described.info))
+/// What the worker at `target` says of itself.
+pub async fn describe(
+    link: &Link,
+    target: &Target,
+) -> Result<(NodeId, SocketAddr, wire::NodeInfo), DescribeError> {
+    let answer = ask(link, target).await?;
+    Ok((answer.node, answer.address, answer.info))
 }
 
-async fn ask(address: SocketAddr) -> Result<Described, DescribeError> {
-    let unreachable = |why: String| DescribeError::Unreachable { address, why };
+/// A worker that answered.
+struct Answer {
+    node: NodeId,
+    address: SocketAddr,
+    info: wire::NodeInfo,
+    client: WorkerClient<Channel>,
+}
+
+async fn ask(link: &Link, target: &Target) -> Result<Answer, DescribeError> {
+    let connected = link.connect(target).await?;
+    let address = connected.peer.address;
     let unusable = |why: String| DescribeError::Unusable { address, why };
-    let channel = link::connect(&address.to_string())
-        .await
-        .map_err(|err| unreachable(error_chain(&err)))?;
     let mut client =
-        WorkerClient::new(channel).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
+        WorkerClient::new(connected.channel).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
     let answer = tokio::time::timeout(
         DESCRIBE_TIMEOUT,
         client.describe(wire::DescribeRequest { protocol: PROTOCOL }),
     );
     let info = answer
         .await
-        .map_err(|_| unreachable(format!("no answer within {} s", DESCRIBE_TIMEOUT.as_secs())))?
+        .map_err(|_| unusable(format!("no answer within {} s", DESCRIBE_TIMEOUT.as_secs())))?
         .map_err(|status| unusable(status.message().to_owned()))?
         .into_inner();
     if info.protocol.abs_diff(PROTOCOL) > 1 {
@@ -107,79 +117,120 @@ async fn ask(address: SocketAddr) -> Result<Described, DescribeError> {
             "it speaks protocol {theirs}, this coordinator {PROTOCOL}; update the older one"
         )));
     }
-    let node = NodeId::try_from(info.node_id.as_ref())
-        .map_err(|err: WireError| unusable(err.to_string()))?;
-    Ok(Described {
-        node,
+    Ok(Answer {
+        node: connected.peer.id.node,
         address,
         info,
         client,
     })
 }
 
-/// An error and what caused it, in one line.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+/// What every watcher needs.
+#[derive(Clone)]
+pub(super) struct Watch {
+    pub link: Link,
+    /// The newest plan's.
+    pub fence: watch::Receiver<Fence>,
+    /// Who belongs to the cluster.
+    pub members: watch::Receiver<wire::Members>,
+    pub events: mpsc::Sender<MemberEvent>,
 }
 
-/// Watches the worker at `address` until it is lost. `fence` is the newest plan's.
-pub(super) async fn watch(
-    address: SocketAddr,
-    fence: watch::Receiver<Fence>,
-    events: mpsc::Sender<MemberEvent>,
-) {
-    let described = match ask(address).await {
-        Ok(described) => described,
-        Err(error) => {
-            let _ = events.send(MemberEvent::Refused { address, error }).await;
-            return;
-        }
-    };
-    let (node, client) = (described.node, described.client.clone());
-    let (pings, requests) = mpsc::channel(4);
-    // The session is opened before the worker counts as joined: a worker that serves another cluster refuses here.
-    let newest = *fence.borrow();
-    let opened = open_session(client, newest, &pings, requests).await;
-    let session = match opened {
-        Ok(session) => session,
-        Err(status) => {
-            let error = DescribeError::Unusable {
-                address,
-                why: status.message().to_owned(),
-            };
-            let _ = events.send(MemberEvent::Refused { address, error }).await;
-            return;
-        }
-    };
-    if events
-        .send(MemberEvent::Joined(Box::new(described)))
-        .await
-        .is_err()
-    {
-        return;
+impl Watch {
+    /// Follows a hint, and watches the worker that it leads to until it is lost.
+    pub async fn run(self, hint: Hint) {
+        let event = match self.follow(&hint).await {
+            Ok(event) => event,
+            Err(error) => MemberEvent::Refused { hint, error },
+        };
+        // Without a supervisor there is nobody to tell.
+        let _ = self.events.send(event).await;
     }
-    let why = heartbeat(node, fence, pings, session, &events).await;
-    let _ = events.send(MemberEvent::Lost { node, address, why }).await;
+
+    async fn follow(&self, hint: &Hint) -> Result<MemberEvent, DescribeError> {
+        let answer = ask(&self.link, &hint.target).await?;
+        let (address, client) = (answer.address, answer.client.clone());
+        let unusable = |why: String| DescribeError::Unusable { address, why };
+        let instance = InstanceId::try_from(answer.info.instance.as_ref())
+            .map_err(|err: WireError| unusable(err.to_string()))?;
+        let node = answer.node;
+        let described = Described {
+            node,
+            instance,
+            hint: hint.clone(),
+            address,
+            info: answer.info,
+            client: answer.client,
+        };
+        let (verdict_sender, verdict) = oneshot::channel();
+        let answered = MemberEvent::Answered(Box::new(described), verdict_sender);
+        let stopping = |_| unusable("the coordinator is stopping".into());
+        self.events
+            .send(answered)
+            .await
+            .map_err(|_| unusable("the coordinator is stopping".into()))?;
+        match verdict.await.map_err(stopping)? {
+            Verdict::Known => Ok(MemberEvent::Known { hint: hint.clone() }),
+            Verdict::Copy { other } => {
+                let why = format!(
+                    "another process with the identity of this machine is in the cluster, at {other}; was its state directory copied? \
+                     Run `potluck join` with a new invite on one of the two"
+                );
+                refuse(client, &why).await;
+                Err(unusable(why))
+            }
+            Verdict::Joined => {
+                let why = self.until_lost(node, client).await;
+                Ok(MemberEvent::Lost {
+                    node,
+                    instance,
+                    why,
+                })
+            }
+        }
+    }
+
+    /// Opens the control session and keeps it. Returns how the worker was lost.
+    async fn until_lost(&self, node: NodeId, client: WorkerClient<Channel>) -> String {
+        let (pings, requests) = mpsc::channel(4);
+        let mut members = self.members.clone();
+        let first = wire::ControlRequest {
+            fence: Some((*self.fence.borrow()).into()),
+            ping: 0,
+            members: Some(members.borrow_and_update().clone()),
+        };
+        let opened = open_session(client, first, &pings, requests);
+        match opened.await {
+            Ok(session) => {
+                let pulse = Pulse {
+                    node,
+                    fence: self.fence.clone(),
+                    members,
+                    pings,
+                };
+                pulse.keep(session, &self.events).await
+            }
+            Err(status) => format!("it refuses to be controlled ({})", status.message()),
+        }
+    }
+}
+
+/// Tells a worker why it is not used, for its user. If that does not arrive, the coordinator's log still says it.
+async fn refuse(mut client: WorkerClient<Channel>, why: &str) {
+    let request = wire::RefuseRequest {
+        why: why.to_owned(),
+    };
+    let _ = tokio::time::timeout(DESCRIBE_TIMEOUT, client.refuse(request)).await;
 }
 
 type Session = tonic::Streaming<wire::ControlEvent>;
 
 async fn open_session(
     mut client: WorkerClient<Channel>,
-    fence: Fence,
+    first: wire::ControlRequest,
     pings: &mpsc::Sender<wire::ControlRequest>,
     requests: mpsc::Receiver<wire::ControlRequest>,
 ) -> Result<Session, tonic::Status> {
-    let first = wire::ControlRequest {
-        fence: Some(fence.into()),
-        ping: 0,
-    };
     let closed = |_| tonic::Status::internal("the session closed before it began");
     pings.send(first).await.map_err(closed)?;
     Ok(client
@@ -188,44 +239,60 @@ async fn open_session(
         .into_inner())
 }
 
-/// Pings until the worker is silent for too long or the session ends. Returns how it was lost.
-async fn heartbeat(
+/// The heartbeat of one worker.
+struct Pulse {
     node: NodeId,
     fence: watch::Receiver<Fence>,
+    members: watch::Receiver<wire::Members>,
     pings: mpsc::Sender<wire::ControlRequest>,
-    mut session: Session,
-    events: &mpsc::Sender<MemberEvent>,
-) -> String {
-    let mut ticks = tokio::time::interval(PING_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut n_pings, mut heard, mut layers_done) = (0, Instant::now(), 0);
-    loop {
-        tokio::select! {
-            message = session.message() => {
-                let event = match message {
-                    Ok(Some(event)) => event,
-                    Ok(None) => return "it closed its session".into(),
-                    Err(status) => return format!("its connection broke ({})", status.message()),
-                };
-                heard = Instant::now();
-                if let Some(event) = member_event(node, event, &mut layers_done)
-                    && events.send(event).await.is_err()
-                {
-                    return "the coordinator is stopping".into();
+}
+
+impl Pulse {
+    /// Pings until the worker is silent for too long or the session ends. Returns how it was lost.
+    async fn keep(mut self, mut session: Session, events: &mpsc::Sender<MemberEvent>) -> String {
+        let mut ticks = tokio::time::interval(PING_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut n_pings, mut heard, mut layers_done) = (0, Instant::now(), 0);
+        loop {
+            tokio::select! {
+                message = session.message() => {
+                    let event = match message {
+                        Ok(Some(event)) => event,
+                        Ok(None) => return "it closed its session".into(),
+                        Err(status) => return format!("its connection broke ({})", status.message()),
+                    };
+                    heard = Instant::now();
+                    if let Some(event) = member_event(self.node, event, &mut layers_done)
+                        && events.send(event).await.is_err()
+                    {
+                        return "the coordinator is stopping".into();
+                    }
+                    continue;
                 }
+                Ok(()) = self.members.changed() => {}
+                _ = ticks.tick() => {}
             }
-            _ = ticks.tick() => {
-                if heard.elapsed() > SILENCE_LIMIT {
-                    return format!("it has been silent for {:.1} s", heard.elapsed().as_secs_f32());
-                }
-                n_pings += 1;
-                let newest = *fence.borrow();
-                let ping = wire::ControlRequest { fence: Some(newest.into()), ping: n_pings };
-                // A full queue means that pings are not going out, which the silence limit will notice.
-                if let Err(mpsc::error::TrySendError::Closed(_)) = pings.try_send(ping) {
-                    return "its connection broke".into();
-                }
+            if heard.elapsed() > SILENCE_LIMIT {
+                return format!(
+                    "it has been silent for {:.1} s",
+                    heard.elapsed().as_secs_f32()
+                );
             }
+            n_pings += 1;
+            // A full queue means that pings are not going out, which the silence limit will notice.
+            let ping = self.ping(n_pings);
+            if let Err(mpsc::error::TrySendError::Closed(_)) = self.pings.try_send(ping) {
+                return "its connection broke".into();
+            }
+        }
+    }
+
+    /// The list of members goes with every ping: a few bytes a node, and no list is ever missed.
+    fn ping(&mut self, number: u64) -> wire::ControlRequest {
+        wire::ControlRequest {
+            fence: Some((*self.fence.borrow()).into()),
+            ping: number,
+            members: Some(self.members.borrow_and_update().clone()),
         }
     }
 }
@@ -247,7 +314,6 @@ fn member_event(
         Event::LinkDown(down) => Some(MemberEvent::LinkDown {
             fence,
             node,
-            next: down.next,
             message: down.message,
         }),
     }

@@ -1,69 +1,148 @@
-//! Who is there: the workers that answered, and the addresses where one may answer. Plain data, no clock, no socket.
+//! Who is there: the workers that answered, and the places where one may answer. Plain data, no clock, no socket.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use potluck_proto::{NodeId, wire};
+use potluck_link::{PeerId, Role, Target};
+use potluck_proto::{InstanceId, NodeId, wire};
 
 use super::member::Described;
 use crate::planner::Candidate;
 
-/// How often an address is asked again where a worker was lost or refused. Every two seconds, this is past the two minutes
+/// How often a hint is followed again where a worker was lost or refused. Every two seconds, this is past the two minutes
 /// after which mDNS forgets a silent worker, and so tells of it anew when it comes back later.
 const MAX_RETRIES: u32 = 75;
+
+/// Hints that are followed at once. With more somebody plays with us, and the rest is left out.
+const MAX_HINTS: usize = 1024;
+
+/// Where a worker may be.
+#[derive(Debug, Clone)]
+pub(super) struct Hint {
+    /// The same hint given twice has the same key.
+    pub key: String,
+    /// Where, and who should be there.
+    pub target: Target,
+}
+
+impl Hint {
+    /// A process that said where it is.
+    pub fn process(node: PeerId, instance: InstanceId, addresses: Vec<String>) -> Hint {
+        Hint {
+            key: format!("{}-{instance}", node.node),
+            target: Target::node(node, addresses),
+        }
+    }
+
+    /// A worker that was there before.
+    pub fn remembered(node: PeerId, addresses: &[String]) -> Hint {
+        Hint {
+            key: node.node.to_string(),
+            target: Target::node(node, addresses),
+        }
+    }
+
+    /// An address that the user named.
+    pub fn address(address: &str) -> Hint {
+        Hint {
+            key: address.to_owned(),
+            target: Target::any(Role::Worker, address),
+        }
+    }
+}
+
+/// What becomes of a worker that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is a member from now on.
+    Joined,
+    /// It is a member already, found twice.
+    Known,
+    /// Another process with its identity is a member: one of the two is a copy.
+    Copy {
+        /// Where the other is.
+        other: String,
+    },
+}
 
 /// Workers by id, in a fixed order.
 #[derive(Debug, Default)]
 pub(super) struct Membership {
     members: BTreeMap<NodeId, Described>,
-    /// Addresses with a watcher at work.
-    watched: BTreeSet<SocketAddr>,
-    /// Addresses where a worker was lost or refused, and how often they are still to be asked. mDNS tells of a worker once:
-    /// one that was frozen for a moment, or served another coordinator, is only found again by asking.
-    retries: BTreeMap<SocketAddr, u32>,
+    /// Hints with a watcher at work.
+    watched: BTreeSet<String>,
+    /// Hints where a worker was lost or refused, and how often they are still to be followed. mDNS tells of a worker once: one
+    /// that was frozen for a moment, or came back, is only found again by asking.
+    retries: BTreeMap<String, (Hint, u32)>,
 }
 
 impl Membership {
-    /// Whether a watcher should be started for an address; counts as started from then on.
-    pub fn begin_watch(&mut self, address: SocketAddr) -> bool {
-        self.watched.insert(address)
+    /// Whether a watcher should be started for a hint; counts as started from then on.
+    pub fn begin_watch(&mut self, hint: &Hint) -> bool {
+        let there = self.watched.len();
+        there < MAX_HINTS && self.watched.insert(hint.key.clone())
     }
 
-    /// The watcher of an address has ended: nobody could be used there.
-    pub fn refused(&mut self, address: SocketAddr) {
-        self.watched.remove(&address);
-        let left = self.retries.entry(address).or_insert(MAX_RETRIES);
+    /// The watcher of a hint has ended: nobody could be used there.
+    pub fn refused(&mut self, hint: Hint) {
+        self.watched.remove(&hint.key);
+        if self.retries.len() >= MAX_HINTS && !self.retries.contains_key(&hint.key) {
+            return;
+        }
+        let key = hint.key.clone();
+        let (_, left) = self
+            .retries
+            .entry(key.clone())
+            .or_insert((hint, MAX_RETRIES));
         *left -= 1;
         if *left == 0 {
-            self.retries.remove(&address);
+            self.retries.remove(&key);
         }
     }
 
-    /// Addresses to ask again.
-    pub fn to_ask_again(&self) -> Vec<SocketAddr> {
-        self.retries.keys().copied().collect()
+    /// The watcher of a hint has ended: its worker is a member already.
+    pub fn known(&mut self, hint: &Hint) {
+        self.watched.remove(&hint.key);
+        self.retries.remove(&hint.key);
     }
 
-    /// A worker answered. False if one of that id is there already, at another address: one of the two is a copy.
-    pub fn join(&mut self, described: Described) -> bool {
+    /// Hints to follow again.
+    pub fn to_ask_again(&self) -> Vec<Hint> {
+        self.retries
+            .values()
+            .map(|(hint, _)| hint.clone())
+            .collect()
+    }
+
+    /// A worker answered.
+    pub fn join(&mut self, described: Described) -> Verdict {
         match self.members.get(&described.node) {
-            Some(held) if held.address != described.address => false,
-            _ => {
-                self.retries.remove(&described.address);
+            Some(held) if held.instance == described.instance => Verdict::Known,
+            Some(held) => Verdict::Copy {
+                other: held.address.to_string(),
+            },
+            None => {
+                self.retries.remove(&described.hint.key);
                 self.members.insert(described.node, described);
-                true
+                Verdict::Joined
             }
         }
     }
 
-    /// The watcher of an address has lost its worker. None if the worker is a member at another address.
-    pub fn leave(&mut self, node: &NodeId, address: SocketAddr) -> Option<Described> {
-        self.watched.remove(&address);
-        self.members
-            .get(node)
-            .filter(|member| member.address == address)?;
-        self.retries.insert(address, MAX_RETRIES);
-        self.members.remove(node)
+    /// The watcher of a member has lost it. None if it is none any more.
+    pub fn leave(&mut self, node: &NodeId) -> Option<Described> {
+        let member = self.members.remove(node)?;
+        let hint = member.hint.clone();
+        self.watched.remove(&hint.key);
+        self.retries.insert(hint.key.clone(), (hint, MAX_RETRIES));
+        Some(member)
+    }
+
+    /// A member was struck off the cluster's list: it is not looked for any more.
+    pub fn strike(&mut self, node: &NodeId) -> Option<Described> {
+        let member = self.leave(node)?;
+        self.retries.remove(&member.hint.key);
+        Some(member)
     }
 
     pub fn get(&self, node: &NodeId) -> Option<&Described> {
@@ -112,17 +191,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_address_is_asked_again_for_a_while() {
+    fn a_refused_hint_is_followed_again_for_a_while() {
         let mut membership = Membership::default();
-        let address = SocketAddr::from(([127, 0, 0, 1], 7461));
+        let hint = Hint::address("127.0.0.1:7461");
+        let keys = |membership: &Membership| -> Vec<_> {
+            let hints = membership.to_ask_again().into_iter();
+            hints.map(|hint| hint.key).collect()
+        };
         for _ in 0..MAX_RETRIES {
-            assert!(membership.begin_watch(address));
-            assert!(!membership.begin_watch(address), "one watcher at a time");
-            membership.refused(address);
+            assert!(membership.begin_watch(&hint));
+            assert!(!membership.begin_watch(&hint), "one watcher at a time");
+            membership.refused(hint.clone());
         }
-        assert_eq!(membership.to_ask_again(), []);
-        membership.begin_watch(address);
-        membership.refused(address);
-        assert_eq!(membership.to_ask_again(), [address], "mDNS told of it anew");
+        assert!(keys(&membership).is_empty());
+        membership.begin_watch(&hint);
+        membership.refused(hint.clone());
+        assert_eq!(keys(&membership), [hint.key], "mDNS told of it anew");
+    }
+
+    #[test]
+    fn a_flood_of_hints_is_bounded() {
+        let mut membership = Membership::default();
+        let hints = (0..10 * MAX_HINTS).map(|i| Hint::address(&format!("10.0.0.1:{i}")));
+        for hint in hints {
+            if membership.begin_watch(&hint) {
+                membership.refused(hint);
+            }
+        }
+        assert!(membership.to_ask_again().len() <= MAX_HINTS);
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use potluck_link::{Link, Target};
 use potluck_proto::wire::stage_client::StageClient;
-use potluck_proto::{Fence, Step, StepId, StepResult, frames, limits, link, wire};
+use potluck_proto::{Fence, Step, StepId, StepResult, frames, limits, wire};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -36,14 +37,13 @@ pub(super) enum RingNews {
 pub(super) struct End {
     /// Its name, for messages.
     pub name: String,
-    /// `host:port` where it listens.
-    pub address: String,
+    /// Where it is, and who.
+    pub target: Target,
 }
 
 impl End {
     fn unreachable(&self, why: &str) -> String {
-        let End { name, address } = self;
-        format!("worker {name} cannot be reached at {address} ({why})")
+        format!("worker {} cannot be reached ({why})", self.name)
     }
 
     fn broke(&self, why: &str) -> String {
@@ -56,26 +56,33 @@ impl End {
 }
 
 /// Opens the ring and reads its results until it breaks. `news` carry the plan's number.
-pub(super) async fn run(fence: Fence, first: End, last: End, news: mpsc::Sender<(u64, RingNews)>) {
+pub(super) async fn run(
+    link: Link,
+    fence: Fence,
+    first: End,
+    last: End,
+    news: mpsc::Sender<(u64, RingNews)>,
+) {
     let plan_gen = fence.plan_gen.0;
-    if let Err(why) = serve(fence, first, last, &news).await {
+    if let Err(why) = serve(&link, fence, first, last, &news).await {
         let _ = news.send((plan_gen, RingNews::Broken { why })).await;
     }
 }
 
 async fn serve(
+    link: &Link,
     fence: Fence,
     first: End,
     last: End,
     news: &mpsc::Sender<(u64, RingNews)>,
 ) -> Result<(), String> {
     let plan_gen = fence.plan_gen.0;
-    let mut results = open_results(fence, &last).await?;
-    let mut steps_client = StageClient::new(
-        link::connect(&first.address)
-            .await
-            .map_err(|err| first.unreachable(&err.to_string()))?,
-    );
+    let mut results = open_results(link, fence, &last).await?;
+    let connected = link
+        .connect(&first.target)
+        .await
+        .map_err(|err| first.unreachable(&err.to_string()))?;
+    let mut steps_client = StageClient::new(connected.channel);
     let (sender, stream) = mpsc::channel(QUEUED_FRAMES);
     let steps = steps_client.steps(ReceiverStream::new(stream));
     let read = async {
@@ -108,13 +115,16 @@ async fn serve(
 }
 
 async fn open_results(
+    link: &Link,
     fence: Fence,
     last: &End,
 ) -> Result<tonic::Streaming<wire::StepResult>, String> {
-    let channel = link::connect(&last.address)
+    let connected = link
+        .connect(&last.target)
         .await
         .map_err(|err| last.unreachable(&err.to_string()))?;
-    let mut client = StageClient::new(channel).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
+    let mut client =
+        StageClient::new(connected.channel).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
     let opened = client
         .results(wire::ResultsRequest {
             fence: Some(fence.into()),

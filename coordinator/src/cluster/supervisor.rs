@@ -5,21 +5,23 @@
 
 mod report;
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use potluck_proto::{Fence, NodeId, PlanGen, SeqId, Step, StepId, frames, wire};
+use potluck_link::dial::peer_to_wire;
+use potluck_link::mdns::{Discovery, Found};
+use potluck_link::state_dir::Stamp;
+use potluck_link::{PeerId, Role, Target};
+use potluck_proto::{Fence, InstanceId, NodeId, PlanGen, SeqId, Step, StepId, frames, wire};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::discovery::{Discovery, Found};
 use super::load::{self, LoadEvent, StageLoad};
-use super::member::{self, Described, MemberEvent};
-use super::membership::Membership;
+use super::member::{Described, MemberEvent, Watch};
+use super::membership::{Hint, Membership, Verdict};
 use super::ring::{self, RingNews};
 use super::{ClusterConfig, ClusterEvent};
 use crate::engine::{EngineStatus, FaultKind, RingEvent, RingLimits, RunFault};
@@ -38,6 +40,9 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// a layer of a prompt's chunk in a fraction of this.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 
+/// How often the list of members is looked at: a node that was removed is cut off within this time.
+const LIST_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Events between the tasks and the supervisor.
 const QUEUED_EVENTS: usize = 256;
 
@@ -49,11 +54,18 @@ pub(super) struct Links {
     pub status: watch::Sender<StatusReport>,
     pub events: broadcast::Sender<ClusterEvent>,
     pub discovery: Option<Discovery>,
+    /// Where workers say that they are.
+    pub hints: mpsc::Receiver<Hint>,
+    /// Nodes that have just joined.
+    pub joined: mpsc::Receiver<NodeId>,
 }
 
 /// Everything that can wake the supervisor.
 enum Event {
     Found(Found),
+    Hint(Hint),
+    /// The list of members may have changed.
+    List,
     Member(MemberEvent),
     Load(u64, LoadEvent),
     Ring(u64, RingNews),
@@ -61,6 +73,12 @@ enum Event {
     EngineStatus,
     Tick,
     Stop,
+}
+
+/// What wakes the supervisor by itself.
+struct Clocks {
+    ticks: tokio::time::Interval,
+    list: tokio::time::Interval,
 }
 
 /// What the cluster is doing.
@@ -94,9 +112,14 @@ impl Phase {
 pub(super) struct Supervisor {
     config: ClusterConfig,
     model: Arc<Model>,
-    weights_source: SocketAddr,
+    /// `host:port` where this coordinator listens, for the workers.
+    own_addresses: Vec<String>,
     links: Links,
     membership: Membership,
+    /// Who belongs to the cluster, as the workers are told.
+    members: watch::Sender<wire::Members>,
+    /// The version of the list that was read last.
+    list_stamp: Option<Stamp>,
     phase: Phase,
     fence: watch::Sender<Fence>,
     /// Tasks of the plan being made or in force; they end with it.
@@ -136,20 +159,22 @@ impl Supervisor {
     pub fn new(
         config: ClusterConfig,
         model: Arc<Model>,
-        weights_source: SocketAddr,
+        own_addresses: Vec<String>,
         links: Links,
     ) -> Self {
         let fence = Fence {
-            cluster: config.identity.cluster,
-            epoch: config.identity.epoch,
+            cluster: config.cluster.id(),
+            epoch: config.epoch,
             plan_gen: PlanGen(0),
         };
         Supervisor {
             config,
             model,
-            weights_source,
+            own_addresses,
             links,
             membership: Membership::default(),
+            members: watch::Sender::default(),
+            list_stamp: None,
             phase: Phase::Gathering,
             fence: watch::Sender::new(fence),
             plan_tasks: JoinSet::new(),
@@ -168,11 +193,20 @@ impl Supervisor {
 
     /// Runs until `stop` closes.
     pub async fn run(mut self, mut stop: mpsc::Receiver<()>) {
-        let mut ticks = tokio::time::interval(RETRY_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut clocks = Clocks {
+            ticks: tokio::time::interval(RETRY_INTERVAL),
+            list: tokio::time::interval(LIST_INTERVAL),
+        };
+        clocks
+            .ticks
+            .set_missed_tick_behavior(MissedTickBehavior::Delay);
+        clocks
+            .list
+            .set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.follow_remembered();
         loop {
             self.report();
-            match self.next_event(&mut ticks, &mut stop).await {
+            match self.next_event(&mut clocks, &mut stop).await {
                 Event::Stop => return,
                 event => self.apply(event),
             }
@@ -180,11 +214,7 @@ impl Supervisor {
         }
     }
 
-    async fn next_event(
-        &mut self,
-        ticks: &mut tokio::time::Interval,
-        stop: &mut mpsc::Receiver<()>,
-    ) -> Event {
+    async fn next_event(&mut self, clocks: &mut Clocks, stop: &mut mpsc::Receiver<()>) -> Event {
         let settled = async {
             match self.plan_at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -204,16 +234,21 @@ impl Supervisor {
             Some(step) = self.links.steps.recv() => Event::Step(step),
             Some(event) = self.member_events.receiver.recv() => Event::Member(event),
             Some((plan_gen, event)) = self.load_events.receiver.recv() => Event::Load(plan_gen, event),
+            Some(hint) = self.links.hints.recv() => Event::Hint(hint),
+            Some(_) = self.links.joined.recv() => Event::List,
+            _ = clocks.list.tick() => Event::List,
             Some(found) = found => Event::Found(found),
             Ok(()) = self.links.engine.changed() => Event::EngineStatus,
             () = settled => Event::Tick,
-            _ = ticks.tick() => Event::Tick,
+            _ = clocks.ticks.tick() => Event::Tick,
         }
     }
 
     fn apply(&mut self, event: Event) {
         match event {
-            Event::Found(found) => self.watch(found.address),
+            Event::Found(found) => self.found(found),
+            Event::Hint(hint) => self.follow(hint),
+            Event::List => self.read_list(),
             Event::Member(event) => self.apply_member(event),
             Event::Load(plan_gen, event) if plan_gen == self.plan_gen() => self.apply_load(event),
             Event::Ring(plan_gen, news) if plan_gen == self.plan_gen() => self.apply_ring(news),
@@ -235,21 +270,94 @@ impl Supervisor {
 
     // Workers.
 
-    fn watch(&mut self, address: SocketAddr) {
-        if self.membership.begin_watch(address) {
-            let (fence, events) = (self.fence.subscribe(), self.member_events.sender.clone());
-            self.watchers.spawn(member::watch(address, fence, events));
+    fn found(&mut self, found: Found) {
+        let node = self.worker(found.advert.node);
+        let addresses = found.addresses.iter().map(ToString::to_string).collect();
+        self.follow(Hint::process(node, found.advert.instance, addresses));
+    }
+
+    fn follow(&mut self, hint: Hint) {
+        if self.membership.begin_watch(&hint) {
+            let watch = Watch {
+                link: self.config.cluster.link.clone(),
+                fence: self.fence.subscribe(),
+                members: self.members.subscribe(),
+                events: self.member_events.sender.clone(),
+            };
+            self.watchers.spawn(watch.run(hint));
+        }
+    }
+
+    /// Where workers were when the coordinator ran last: they are found even where mDNS does not work.
+    fn follow_remembered(&mut self) {
+        self.read_list();
+        match self.config.cluster.members().list() {
+            Ok(members) => {
+                for member in members.iter().filter(|member| !member.addresses.is_empty()) {
+                    self.follow(Hint::remembered(
+                        self.worker(member.node),
+                        &member.addresses,
+                    ));
+                }
+            }
+            Err(error) => tracing::error!(%error, "the list of members cannot be read"),
+        }
+    }
+
+    /// Takes a changed list of members into force: who is not on it any more is cut off.
+    fn read_list(&mut self) {
+        let members = self.config.cluster.members();
+        let stamp = members.stamp();
+        let first = self.members.borrow().coordinator_addresses.is_empty();
+        if stamp == self.list_stamp && !first {
+            return;
+        }
+        let listed = match members.list() {
+            Ok(listed) => listed,
+            // The list in force stays: a damaged file neither lets in nor cuts off anybody.
+            Err(error) => return tracing::error!(%error, "the list of members cannot be read"),
+        };
+        self.list_stamp = stamp;
+        let listed = listed.iter().map(|member| member.node);
+        let admitted: HashSet<_> = listed.chain(self.config.local_workers.clone()).collect();
+        self.config.cluster.link.admit(admitted.iter().copied());
+        let mut node_ids: Vec<_> = admitted.iter().map(|node| node.0.to_vec().into()).collect();
+        node_ids.sort_unstable();
+        self.members.send_replace(wire::Members {
+            node_ids,
+            coordinator_addresses: self.own_addresses.clone(),
+        });
+        let here: Vec<_> = self.membership.iter().map(|member| member.node).collect();
+        for node in here.iter().filter(|node| !admitted.contains(node)) {
+            let struck = self.membership.strike(node);
+            self.gone(struck, "it was removed from the cluster");
+        }
+    }
+
+    fn worker(&self, node: NodeId) -> PeerId {
+        PeerId {
+            cluster: self.config.cluster.id(),
+            role: Role::Worker,
+            node,
         }
     }
 
     fn apply_member(&mut self, event: MemberEvent) {
         match event {
-            MemberEvent::Joined(described) => self.joined(*described),
-            MemberEvent::Refused { address, error } => {
-                tracing::info!(%address, %error, "a worker cannot be used");
-                self.membership.refused(address);
+            MemberEvent::Answered(described, verdict) => {
+                // Without a watcher to hear it the worker was lost at once, which is told next.
+                let _ = verdict.send(self.answered(*described));
             }
-            MemberEvent::Lost { node, address, why } => self.lost(node, address, why),
+            MemberEvent::Known { hint } => self.membership.known(&hint),
+            MemberEvent::Refused { hint, error } => {
+                tracing::info!(hint = hint.key, %error, "a worker cannot be used");
+                self.membership.refused(hint);
+            }
+            MemberEvent::Lost {
+                node,
+                instance,
+                why,
+            } => self.lost(node, instance, &why),
             MemberEvent::Progress => self.progress_at = Instant::now(),
             MemberEvent::Fault { fence, fault } if fence == *self.fence.borrow() => {
                 self.for_engine
@@ -258,10 +366,9 @@ impl Supervisor {
             MemberEvent::LinkDown {
                 fence,
                 node,
-                next,
                 message,
             } if fence == *self.fence.borrow() => {
-                let (from, to) = (self.name_of(&node), self.name_at(&next));
+                let (from, to) = (self.name_of(&node), self.name_after(&node));
                 self.ring_lost(format!(
                     "the connection from worker {from} to {to} broke ({message})"
                 ));
@@ -270,32 +377,52 @@ impl Supervisor {
         }
     }
 
-    fn joined(&mut self, described: Described) {
+    fn answered(&mut self, described: Described) -> Verdict {
         let (name, address) = (described.info.name.clone(), described.address.to_string());
-        if !self.membership.join(described) {
-            tracing::warn!(
-                name,
-                address,
-                "a second worker with the same identity is ignored"
-            );
-            return;
+        let (node, addresses) = (described.node, addresses_of(&described));
+        let verdict = self.membership.join(described);
+        match &verdict {
+            Verdict::Known => return verdict,
+            Verdict::Copy { other } => {
+                tracing::warn!(
+                    name,
+                    address,
+                    other,
+                    "a second worker with the same identity is refused"
+                );
+                return verdict;
+            }
+            Verdict::Joined => {}
+        }
+        if let Err(error) = self.config.cluster.members().remember(node, &addresses) {
+            tracing::warn!(%error, "where a worker is could not be remembered");
         }
         tracing::info!(name, address, "worker found");
         self.tell(ClusterEvent::WorkerFound { name, address });
         if matches!(self.phase, Phase::Gathering) {
             self.plan_at = Some(Instant::now() + SETTLE);
         }
+        verdict
     }
 
-    fn lost(&mut self, node: NodeId, address: SocketAddr, why: String) {
-        let Some(member) = self.membership.leave(&node, address) else {
+    fn lost(&mut self, node: NodeId, instance: InstanceId, why: &str) {
+        // A worker that was struck off and has come back is another's business.
+        let is_it = |member: &&Described| member.instance == instance;
+        if self.membership.get(&node).filter(is_it).is_some() {
+            let member = self.membership.leave(&node);
+            self.gone(member, why);
+        }
+    }
+
+    fn gone(&mut self, member: Option<Described>, why: &str) {
+        let Some(member) = member else {
             return;
         };
-        let name = member.info.name;
+        let (name, node) = (member.info.name, member.node);
         tracing::warn!(name, why, "worker lost");
         self.tell(ClusterEvent::WorkerLost {
             name: name.clone(),
-            why: why.clone(),
+            why: why.to_owned(),
         });
         let in_use = self
             .phase
@@ -312,13 +439,14 @@ impl Supervisor {
             .map_or_else(|| node.to_string(), |member| member.info.name.clone())
     }
 
-    /// The worker at an address of the plan, in words.
-    fn name_at(&self, address: &str) -> String {
+    /// The worker whose layers come after those of `node` in the plan, in words.
+    fn name_after(&self, node: &NodeId) -> String {
         let stages = self.phase.plan().map(|plan| plan.stages.as_slice());
         let mut stages = stages.unwrap_or_default().iter();
-        match stages.find(|stage| stage.address == address) {
+        stages.find(|stage| stage.worker == *node);
+        match stages.next() {
             Some(stage) => format!("worker {}", stage.name),
-            None => address.to_owned(),
+            None => "the next stage".to_owned(),
         }
     }
 
@@ -327,11 +455,13 @@ impl Supervisor {
     fn tick(&mut self) {
         self.reap();
         self.check_progress();
-        let mut addresses = self.config.join.clone();
-        addresses.extend(self.membership.to_ask_again());
-        for address in addresses {
-            self.watch(address);
-        }
+        let named = self
+            .config
+            .join
+            .iter()
+            .map(|address| Hint::address(address));
+        let hints: Vec<_> = named.chain(self.membership.to_ask_again()).collect();
+        hints.into_iter().for_each(|hint| self.follow(hint));
         if !matches!(self.phase, Phase::Gathering) {
             return;
         }
@@ -427,10 +557,14 @@ impl Supervisor {
             let load = StageLoad {
                 index,
                 stage: stage.clone(),
-                next: plan.stages.get(index + 1).map(|next| next.address.clone()),
+                next: plan.stages.get(index + 1).map(|next| self.peer_of(next)),
+                previous: match index.checked_sub(1).map(|before| &plan.stages[before]) {
+                    Some(before) => self.peer_of(before),
+                    None => self.own_peer(),
+                },
                 fence,
                 client: member.client.clone(),
-                sources: vec![self.weights_source.to_string()],
+                sources: vec![self.own_peer()],
             };
             let (config, model) = (self.config.clone(), Arc::clone(&self.model));
             self.plan_tasks.spawn(load::load_stage(
@@ -442,6 +576,18 @@ impl Supervisor {
         }
         self.tell_users("the workers are loading their layers".into());
         self.phase = Phase::Loading { plan, n_ready: 0 };
+    }
+
+    /// A stage as the stage before it is told of it: where others than the coordinator reach it.
+    fn peer_of(&self, stage: &StagePlan) -> wire::Peer {
+        let member = self.membership.get(&stage.worker);
+        let addresses = member.map(addresses_of).unwrap_or_default();
+        peer_to_wire(self.worker(stage.worker), &addresses)
+    }
+
+    /// This coordinator, as workers are told of it.
+    fn own_peer(&self) -> wire::Peer {
+        peer_to_wire(self.config.cluster.link.id(), &self.own_addresses)
     }
 
     fn progress(&mut self, stage: usize, progress: wire::LoadProgress) {
@@ -500,9 +646,10 @@ impl Supervisor {
         };
         let end = |stage: &StagePlan| ring::End {
             name: stage.name.clone(),
-            address: stage.address.clone(),
+            target: Target::node(self.worker(stage.worker), [&stage.address]),
         };
         self.plan_tasks.spawn(ring::run(
+            self.config.cluster.link.clone(),
             *self.fence.borrow(),
             end(first),
             end(last),
@@ -638,6 +785,19 @@ impl Supervisor {
         // Without a listener there is nobody to tell.
         let _ = self.links.events.send(event);
     }
+}
+
+/// Where other machines reach a worker: where this one did, unless that is a place of this machine's own; and where the worker
+/// says that it is.
+fn addresses_of(member: &Described) -> Vec<String> {
+    let mut addresses = member.info.addresses.clone();
+    let seen = member.address.to_string();
+    addresses.retain(|address| *address != seen);
+    match member.address.ip().is_loopback() {
+        true => addresses.push(seen),
+        false => addresses.insert(0, seen),
+    }
+    addresses
 }
 
 /// How the reason begins when only workers are missing.

@@ -26,6 +26,9 @@ pub(super) async fn run(
         if events.send(Ok(pong(&shared, &request))).await.is_err() {
             break;
         }
+        if let Some(members) = &request.members {
+            shared.told_of(members);
+        }
         request = match requests.message().await {
             Ok(Some(request)) => request,
             Ok(None) | Err(_) => break,

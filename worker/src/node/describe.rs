@@ -1,7 +1,10 @@
 //! What this machine is and what it can spare.
 
 use potluck_kernels::Isa;
-use potluck_proto::{Fence, NodeId, PROTOCOL, wire};
+use potluck_proto::{Fence, InstanceId, PROTOCOL, wire};
+use std::time::SystemTime;
+
+use potluck_link::authority::unix_seconds;
 use sysinfo::System;
 
 use super::NodeConfig;
@@ -16,7 +19,7 @@ const MAX_RESERVE_BYTES: u64 = 2 << 30;
 
 /// Facts that do not change while the worker runs.
 pub(super) struct Machine {
-    pub node: NodeId,
+    pub instance: InstanceId,
     pub speed: Speed,
     name: String,
     isa: Isa,
@@ -27,7 +30,7 @@ pub(super) struct Machine {
 impl Machine {
     pub fn new(config: &NodeConfig, isa: Isa, speed: Speed) -> Self {
         Machine {
-            node: NodeId::random(),
+            instance: InstanceId::random(),
             speed,
             name: config.name.clone(),
             isa,
@@ -48,10 +51,15 @@ impl Machine {
             .map_or(free, |limit| limit.min(free))
     }
 
-    pub fn describe(&self, in_use_bytes: u64, serving: Option<Fence>) -> wire::NodeInfo {
+    pub fn describe(
+        &self,
+        in_use_bytes: u64,
+        serving: Option<Fence>,
+        addresses: Vec<String>,
+    ) -> wire::NodeInfo {
         wire::NodeInfo {
             protocol: PROTOCOL,
-            node_id: bytes::Bytes::copy_from_slice(&self.node.0),
+            instance: bytes::Bytes::copy_from_slice(&self.instance.0),
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
@@ -65,6 +73,8 @@ impl Machine {
                 macs_per_second: self.speed.macs_per_second,
             }),
             serving: serving.map(Into::into),
+            addresses,
+            unix_seconds: unix_seconds(SystemTime::now()),
         }
     }
 }

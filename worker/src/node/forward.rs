@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use potluck_link::{ConnectError, Link, Target};
 use potluck_proto::wire::stage_client::StageClient;
-use potluck_proto::{Fence, Step, frames, link, wire};
+use potluck_proto::{Fence, Step, frames, wire};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -15,8 +16,13 @@ use super::service::Shared;
 const QUEUED_FRAMES: usize = 8;
 
 /// Connects to the next stage.
-pub(super) async fn connect(next: &str) -> Result<StageClient<Channel>, tonic::transport::Error> {
-    Ok(StageClient::new(link::connect(next).await?))
+pub(super) async fn connect(
+    link: &Link,
+    next: &Target,
+) -> Result<(StageClient<Channel>, String), ConnectError> {
+    let connected = link.connect(next).await?;
+    let address = connected.peer.address.to_string();
+    Ok((StageClient::new(connected.channel), address))
 }
 
 /// Sends steps on until the plan ends. A broken edge is reported to the coordinator, which decides what to do.

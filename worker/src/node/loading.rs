@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use potluck_gguf::{MetadataBuf, ModelShape, OwnedValue, ValueType};
-use potluck_proto::reach::require_loopback;
-use potluck_proto::{Fence, Manifest, MetadataValue, Step, limits, wire};
+use potluck_link::{Expect, PeerId, Target};
+use potluck_proto::{ClusterId, Fence, Manifest, MetadataValue, Step, limits, wire};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
@@ -24,6 +24,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Steps and results that may wait for their connection.
 const QUEUED_STEPS: usize = 16;
 
+/// Nodes that are asked for weights: all of a large home.
+const MAX_SOURCES: usize = 256;
+
 /// How often a load is begun again because a tensor in the cache was damaged.
 const MAX_ATTEMPTS: usize = 3;
 
@@ -32,12 +35,14 @@ pub(super) struct Request {
     pub fence: Fence,
     manifest: Manifest,
     config: StageConfig,
-    next: Option<String>,
-    sources: Vec<String>,
+    next: Option<Target>,
+    previous: PeerId,
+    sources: Vec<Target>,
 }
 
 impl Request {
-    pub fn from_wire(mut request: wire::LoadRequest) -> Result<Request, Status> {
+    /// `own` is the cluster that this worker belongs to.
+    pub fn from_wire(own: ClusterId, mut request: wire::LoadRequest) -> Result<Request, Status> {
         let fence = Fence::try_from(&request.fence).map_err(invalid)?;
         let manifest = request
             .manifest
@@ -60,21 +65,33 @@ impl Request {
                 "context_tokens is {asked}, the model was trained for {trained}"
             )));
         }
-        let next = (!request.next.is_empty()).then_some(request.next);
+        let target = |peer: &wire::Peer| Target::from_wire(own, peer).map_err(invalid);
+        let next = request.next.as_ref().map(target).transpose()?;
         if next.is_none() != config.is_last() {
             return Err(Status::invalid_argument(
                 "the last stage, and only it, has no next one",
             ));
         }
-        for address in next.iter().chain(&request.sources) {
-            require_local(address)?;
+        if request.sources.len() > MAX_SOURCES {
+            return Err(Status::invalid_argument("too many sources of weights"));
         }
+        let previous = (request.previous.as_ref())
+            .ok_or_else(|| Status::invalid_argument("a load without its `previous`"))?;
+        let previous = match target(previous)?.expect {
+            Expect::Node(peer) => peer,
+            Expect::Any(_) => return Err(Status::internal("a named node is one node")),
+        };
         Ok(Request {
             fence,
             manifest,
             config,
             next,
-            sources: request.sources,
+            previous,
+            sources: request
+                .sources
+                .iter()
+                .map(target)
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -104,14 +121,6 @@ fn stage_limits(request: &wire::LoadRequest) -> Result<StageLimits, Status> {
         )?,
         memory_budget_bytes: None,
     })
-}
-
-fn require_local(address: &str) -> Result<(), Status> {
-    let address: std::net::SocketAddr = address.parse().map_err(|_| {
-        Status::invalid_argument(format!("`{address}` is not an address with a port"))
-    })?;
-    require_loopback("the peer", address.ip())
-        .map_err(|err| Status::permission_denied(err.to_string()))
 }
 
 fn shape_of(manifest: &Manifest) -> Result<ModelShape, Status> {
@@ -252,6 +261,7 @@ async fn fetch(
     let done = Arc::new(AtomicU64::new(0));
     let total_bytes = request.manifest.n_bytes();
     let work = fetch_missing(
+        &shared.link,
         &shared.cache,
         &request.manifest,
         &request.sources,
@@ -310,7 +320,13 @@ async fn load_stage(
             false => 4 * request.config.shape.d_model as usize,
         };
         let max_step_tokens = request.config.limits.max_step_tokens;
-        shared.begin_plan(Plan::new(fence, bytes_per_token, max_step_tokens, results))?;
+        shared.begin_plan(Plan::new(
+            fence,
+            request.previous,
+            bytes_per_token,
+            max_step_tokens,
+            results,
+        ))?;
     }
     Ok(result)
 }
@@ -326,14 +342,14 @@ async fn open_outlet(
         let (sender, results) = mpsc::channel(QUEUED_STEPS);
         return Ok((StepsTo::Coordinator(sender), Some(results)));
     };
-    let client = forward::connect(next).await.map_err(|err| {
-        Status::unavailable(format!("the next stage at {next} cannot be reached: {err}"))
-    })?;
+    let (client, address) = forward::connect(&shared.link, next)
+        .await
+        .map_err(|err| Status::unavailable(format!("the next stage cannot be reached: {err}")))?;
     let (sender, outbox) = mpsc::channel(QUEUED_STEPS);
     tokio::spawn(forward::run(
         Arc::clone(shared),
         request.fence,
-        next.clone(),
+        address,
         client,
         outbox,
     ));

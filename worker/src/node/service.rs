@@ -3,29 +3,28 @@
 //! The state here is of the control plane: which plan is current and who controls it. Tokens pass it only as a plan that
 //! is looked up once a stream.
 
-use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use potluck_link::{Interfaces, Link, Peer, PeerId, Role};
 use potluck_proto::wire::stage_server::Stage as StageRpc;
 use potluck_proto::wire::worker_server::Worker as WorkerRpc;
-use potluck_proto::{Fence, FrameAssembler, PROTOCOL, StepResult, WireError, wire};
+use potluck_proto::{Fence, FrameAssembler, NodeId, PROTOCOL, StepResult, WireError, wire};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::describe::Machine;
+use super::home::Home;
 use super::{control, loading};
 use crate::compute::{Command, Compute};
 use crate::weights::WeightCache;
 
 /// Events that may wait for the coordinator to read them.
 const QUEUED_EVENTS: usize = 256;
-
-/// Clusters whose newest fence is remembered: more than a worker meets unless somebody plays with it.
-const MAX_CLUSTERS: usize = 64;
 
 /// The services, cheap to clone.
 #[derive(Clone)]
@@ -35,30 +34,48 @@ pub(super) struct Service {
 
 /// What the services share.
 pub(super) struct Shared {
+    pub link: Link,
+    pub home: Home,
     pub machine: Machine,
+    pub place: Place,
     pub cache: WeightCache,
     pub compute: Compute,
     state: Mutex<State>,
 }
 
+/// Where this worker listens, and which of its interfaces lead to others.
+pub(super) struct Place {
+    pub listening: SocketAddr,
+    pub interfaces: Interfaces,
+}
+
+impl Place {
+    /// `host:port` where others reach this worker now.
+    pub fn addresses(&self) -> Vec<String> {
+        let reach = self.interfaces.reach(self.listening);
+        reach.iter().map(ToString::to_string).collect()
+    }
+}
+
 #[derive(Default)]
 struct State {
     plan: Option<Arc<Plan>>,
-    /// The newest fence accepted from each cluster.
-    newest: HashMap<potluck_proto::ClusterId, Fence>,
+    /// The newest fence accepted.
+    newest: Option<Fence>,
+    /// Why the coordinator did not use this worker when it last said so.
+    refusal: Option<String>,
     /// The coordinator that controls this worker now.
     session: Option<Session>,
 }
 
-/// A coordinator's control session.
-pub(super) struct Session {
-    pub fence: Fence,
-    pub events: mpsc::Sender<Result<wire::ControlEvent, Status>>,
-}
+/// A coordinator's control session: where its events go.
+type Session = mpsc::Sender<Result<wire::ControlEvent, Status>>;
 
 /// The plan that is being served.
 pub(super) struct Plan {
     pub fence: Fence,
+    /// Who sends steps to this stage.
+    previous: PeerId,
     /// Bytes of payload a token on the edge into this stage.
     pub bytes_per_token: usize,
     /// Rows of one step.
@@ -74,12 +91,14 @@ pub(super) struct Plan {
 impl Plan {
     pub fn new(
         fence: Fence,
+        previous: PeerId,
         bytes_per_token: usize,
         max_step_tokens: usize,
         results: Option<mpsc::Receiver<StepResult>>,
     ) -> Self {
         Plan {
             fence,
+            previous,
             bytes_per_token,
             max_step_tokens,
             results: Mutex::new(results),
@@ -90,9 +109,18 @@ impl Plan {
 }
 
 impl Shared {
-    pub fn new(machine: Machine, cache: WeightCache, compute: Compute) -> Self {
+    pub fn new(
+        (link, home): (Link, Home),
+        machine: Machine,
+        place: Place,
+        cache: WeightCache,
+        compute: Compute,
+    ) -> Self {
         Shared {
+            link,
+            home,
             machine,
+            place,
             cache,
             compute,
             state: Mutex::default(),
@@ -112,25 +140,17 @@ impl Shared {
         self.state().plan.clone()
     }
 
-    /// Accepts a fence: it must not be older than what its cluster has sent, nor come from a second coordinator while
-    /// the first one is there.
+    /// Accepts a fence: it must be of this worker's cluster, and not older than the newest.
     pub fn accept(&self, fence: Fence) -> Result<(), Status> {
-        let mut state = self.state();
-        if let Some(session) = state
-            .session
-            .as_ref()
-            .filter(|session| !session.events.is_closed())
-            && session.fence.cluster != fence.cluster
-        {
-            return Err(Status::failed_precondition(format!(
-                "this worker serves cluster {}; stop that coordinator first",
-                session.fence.cluster
+        let own = self.link.id().cluster;
+        if fence.cluster != own {
+            return Err(Status::permission_denied(format!(
+                "this worker belongs to cluster {own}, the plan to {}",
+                fence.cluster
             )));
         }
-        if !state.newest.contains_key(&fence.cluster) && state.newest.len() >= MAX_CLUSTERS {
-            state.newest.clear();
-        }
-        let newest = state.newest.entry(fence.cluster).or_insert(fence);
+        let mut state = self.state();
+        let newest = state.newest.get_or_insert(fence);
         if fence.is_older_than(newest) {
             return Err(older(&fence, newest));
         }
@@ -142,7 +162,7 @@ impl Shared {
     /// next one's.
     pub fn begin_plan(&self, plan: Plan) -> Result<(), Status> {
         let mut state = self.state();
-        match state.newest.get(&plan.fence.cluster) {
+        match &state.newest {
             Some(newest) if plan.fence.is_older_than(newest) => Err(older(&plan.fence, newest)),
             _ => {
                 state.plan = Some(Arc::new(plan));
@@ -167,12 +187,30 @@ impl Shared {
         self.state().session = Some(session);
     }
 
+    /// The coordinator says who belongs to the cluster. Others are cut off.
+    pub fn told_of(&self, members: &wire::Members) {
+        let nodes = members.node_ids.iter();
+        let nodes = nodes.filter_map(|id| NodeId::try_from(id.as_ref()).ok());
+        self.link.admit(nodes);
+        self.home.learn(&self.link, &members.coordinator_addresses);
+    }
+
+    /// The coordinator does not use this worker: its user should know why, once.
+    pub fn refused(&self, why: &str) {
+        let mut state = self.state();
+        if state.refusal.as_deref() != Some(why) {
+            let told: String = why.chars().filter(|c| !c.is_control()).take(500).collect();
+            tracing::error!(why = told, "the coordinator does not use this worker");
+            state.refusal = Some(why.to_owned());
+        }
+    }
+
     /// Whether a control session is open now.
     pub fn is_controlled(&self) -> bool {
         self.state()
             .session
             .as_ref()
-            .is_some_and(|session| !session.events.is_closed())
+            .is_some_and(|session| !session.is_closed())
     }
 
     /// Tells the coordinator something. Without one, or with one that does not read, it is lost.
@@ -183,7 +221,7 @@ impl Shared {
                 fence: Some(fence.into()),
                 event: Some(event),
             };
-            if session.events.try_send(Ok(event)).is_err() {
+            if session.try_send(Ok(event)).is_err() {
                 tracing::warn!("an event could not be delivered to the coordinator");
             }
         }
@@ -210,6 +248,23 @@ pub(super) fn invalid(err: WireError) -> Status {
     Status::invalid_argument(err.to_string())
 }
 
+/// Who asks. A request that did not come over a link gets nothing.
+fn peer<T>(request: &Request<T>) -> Result<PeerId, Status> {
+    let peer = request.extensions().get::<Peer>();
+    peer.map(|peer| peer.id)
+        .ok_or_else(|| Status::unauthenticated("this request did not come over a link"))
+}
+
+/// Lets only the coordinator pass.
+fn from_coordinator<T>(request: &Request<T>) -> Result<(), Status> {
+    match peer(request)? {
+        peer if peer.role == Role::Coordinator => Ok(()),
+        peer => Err(Status::permission_denied(format!(
+            "only the coordinator may ask this, not {peer}"
+        ))),
+    }
+}
+
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -221,6 +276,7 @@ impl WorkerRpc for Service {
         &self,
         request: Request<wire::DescribeRequest>,
     ) -> Result<Response<wire::NodeInfo>, Status> {
+        from_coordinator(&request)?;
         let theirs = request.get_ref().protocol;
         if theirs.abs_diff(PROTOCOL) > 1 {
             return Err(Status::failed_precondition(format!(
@@ -229,14 +285,27 @@ impl WorkerRpc for Service {
         }
         let serving = self.shared.plan().map(|plan| plan.fence);
         let in_use = self.shared.compute.held_bytes.load(Ordering::Relaxed);
-        Ok(Response::new(self.shared.machine.describe(in_use, serving)))
+        let addresses = self.shared.place.addresses();
+        let info = self.shared.machine.describe(in_use, serving, addresses);
+        Ok(Response::new(info))
+    }
+
+    async fn refuse(
+        &self,
+        request: Request<wire::RefuseRequest>,
+    ) -> Result<Response<wire::RefuseReply>, Status> {
+        from_coordinator(&request)?;
+        self.shared.refused(&request.get_ref().why);
+        Ok(Response::new(wire::RefuseReply {}))
     }
 
     async fn load(
         &self,
         request: Request<wire::LoadRequest>,
     ) -> Result<Response<Self::LoadStream>, Status> {
-        let request = loading::Request::from_wire(request.into_inner())?;
+        from_coordinator(&request)?;
+        let own = self.shared.link.id().cluster;
+        let request = loading::Request::from_wire(own, request.into_inner())?;
         self.shared.accept(request.fence)?;
         let (progress, stream) = mpsc::channel(16);
         tokio::spawn(loading::run(Arc::clone(&self.shared), request, progress));
@@ -247,6 +316,7 @@ impl WorkerRpc for Service {
         &self,
         request: Request<Streaming<wire::ControlRequest>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
+        from_coordinator(&request)?;
         let mut requests = request.into_inner();
         let first = requests
             .message()
@@ -255,10 +325,7 @@ impl WorkerRpc for Service {
         let fence = Fence::try_from(&first.fence).map_err(invalid)?;
         self.shared.accept(fence)?;
         let (events, stream) = mpsc::channel(QUEUED_EVENTS);
-        self.shared.set_session(Session {
-            fence,
-            events: events.clone(),
-        });
+        self.shared.set_session(events.clone());
         tokio::spawn(control::run(
             Arc::clone(&self.shared),
             first,
@@ -277,12 +344,19 @@ impl StageRpc for Service {
         &self,
         request: Request<Streaming<wire::StepFrame>>,
     ) -> Result<Response<wire::StepsClosed>, Status> {
+        let sender = peer(&request)?;
         let mut frames = request.into_inner();
         let Some(first) = frames.message().await? else {
             return Ok(Response::new(wire::StepsClosed {}));
         };
         let fence = Fence::try_from(&first.fence).map_err(invalid)?;
         let plan = self.current_plan(&fence)?;
+        if sender != plan.previous {
+            return Err(Status::permission_denied(format!(
+                "in plan {fence} the steps of this stage come from {}, not from {sender}",
+                plan.previous
+            )));
+        }
         let streams = Arc::clone(&plan.streams);
         let stream = streams.fetch_add(1, Ordering::Relaxed) + 1;
         let mut ended = plan.ended.subscribe();
@@ -318,6 +392,7 @@ impl StageRpc for Service {
         &self,
         request: Request<wire::ResultsRequest>,
     ) -> Result<Response<Self::ResultsStream>, Status> {
+        from_coordinator(&request)?;
         let fence = Fence::try_from(&request.get_ref().fence).map_err(invalid)?;
         let plan = self.current_plan(&fence)?;
         let taken = plan

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use potluck_link::{Link, Target};
 use potluck_proto::wire::weights_client::WeightsClient;
-use potluck_proto::{ContentHash, Manifest, ManifestTensor, limits, link, wire};
+use potluck_proto::{ContentHash, Manifest, ManifestTensor, limits, wire};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
@@ -25,11 +26,9 @@ const MAX_ATTEMPTS: usize = 3;
 pub enum FetchError {
     /// None of the sources answered.
     #[error(
-        "no source of weights could be reached ({tried}): {why}; check that the coordinator is still running"
+        "no source of weights could be reached: {why}; check that the coordinator is still running"
     )]
     NoSource {
-        /// Addresses tried.
-        tried: String,
         /// The last error.
         why: String,
     },
@@ -65,9 +64,10 @@ pub struct Fetched {
 
 /// Brings every tensor of the manifest into the cache. `progress` counts bytes fetched.
 pub async fn fetch_missing(
+    link: &Link,
     cache: &WeightCache,
     manifest: &Manifest,
-    sources: &[String],
+    sources: &[Target],
     progress: Arc<AtomicU64>,
 ) -> Result<Fetched, FetchError> {
     let mut missing: Vec<_> = manifest
@@ -84,7 +84,7 @@ pub async fn fetch_missing(
             cached_bytes: manifest.n_bytes(),
         });
     }
-    let client = first_reachable(sources).await?;
+    let client = first_reachable(link, sources).await?;
     let mut tasks = JoinSet::new();
     for tensor in missing {
         if tasks.len() >= PARALLEL_FETCHES {
@@ -118,21 +118,21 @@ fn joined(
     }
 }
 
-async fn first_reachable(sources: &[String]) -> Result<WeightsClient<Channel>, FetchError> {
+async fn first_reachable(
+    link: &Link,
+    sources: &[Target],
+) -> Result<WeightsClient<Channel>, FetchError> {
     let mut why = "no source was named".to_owned();
     for source in sources {
-        match link::connect(source).await {
-            Ok(channel) => {
-                return Ok(WeightsClient::new(channel)
+        match link.connect(source).await {
+            Ok(connected) => {
+                return Ok(WeightsClient::new(connected.channel)
                     .max_decoding_message_size(limits::MAX_MESSAGE_BYTES));
             }
-            Err(err) => why = format!("{source}: {err}"),
+            Err(err) => why = err.to_string(),
         }
     }
-    Err(FetchError::NoSource {
-        tried: sources.join(", "),
-        why,
-    })
+    Err(FetchError::NoSource { why })
 }
 
 async fn fetch(

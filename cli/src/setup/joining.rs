@@ -1,0 +1,161 @@
+//! Joining a cluster with an invite: the coordinator is found, asked, and what it gives is kept.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use potluck_coordinator::dirs;
+use potluck_link::credential::{Credential, NodeKey};
+use potluck_link::invite::Invite;
+use potluck_link::join::{JoinError, Joined, join};
+use potluck_link::mdns::{Discovery, discover};
+use potluck_link::member_file::{Member, MemberFile};
+use potluck_link::state_dir::StateDir;
+use tokio::time::Instant;
+
+use crate::flags::NetworkFlags;
+
+/// Time between two rounds of asking.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How to join.
+pub struct Joining<'a> {
+    pub invite: &'a Invite,
+    pub name: &'a str,
+    pub network: &'a NetworkFlags,
+    /// How long the coordinator is looked for; without an end if not given.
+    pub patience: Option<Duration>,
+    /// Take the place of a membership in another cluster of the same name.
+    pub replace: bool,
+}
+
+impl Joining<'_> {
+    /// Finds the coordinator, joins, and keeps the membership.
+    pub async fn join(&self) -> anyhow::Result<Joined> {
+        let key = NodeKey::generate()?;
+        let mut discovery = self.search()?;
+        let mut addresses = self.invite.addresses.clone();
+        let deadline = self.patience.map(|patience| Instant::now() + patience);
+        let mut last = None;
+        loop {
+            for address in &addresses {
+                match join(self.invite, address, self.name, &key).await {
+                    Ok(joined) => {
+                        self.keep(&joined)?;
+                        return Ok(joined);
+                    }
+                    Err(error @ JoinError::Connect(_)) => last = Some(error),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if deadline.is_some_and(|deadline| deadline < Instant::now()) {
+                bail!(self.not_found(last));
+            }
+            // What is found while waiting is asked in the next round.
+            let round = tokio::time::sleep(RETRY_INTERVAL);
+            tokio::pin!(round);
+            loop {
+                tokio::select! {
+                    () = &mut round => break,
+                    Some(found) = next(&mut discovery) => {
+                        let found = found.addresses.iter().map(ToString::to_string);
+                        addresses.extend(found.filter(|a| !self.invite.addresses.contains(a)));
+                        addresses.sort();
+                        addresses.dedup();
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn search(&self) -> anyhow::Result<Option<Discovery>> {
+        if self.network.no_mdns {
+            return Ok(None);
+        }
+        let wanted = self.invite.cluster().prefix();
+        let is_it = move |advert: &potluck_proto::advert::Advert| {
+            advert.is_coordinator && advert.cluster == wanted
+        };
+        Ok(Some(discover(&self.network.interfaces()?, is_it)?))
+    }
+
+    fn not_found(&self, last: Option<JoinError>) -> String {
+        let tried = match last {
+            Some(error) => format!("the last try said: {error}"),
+            None => "nothing that could be it was found by mDNS".to_owned(),
+        };
+        format!(
+            "the coordinator of this invite was not reached; {tried}. Is `potluck serve` running there? Where multicast is blocked, \
+             name it: --coordinator HOST:PORT"
+        )
+    }
+
+    fn keep(&self, joined: &Joined) -> anyhow::Result<()> {
+        let name = dirs::cluster_name(&joined.cluster_name)
+            .context("the coordinator calls its cluster something that is no name")?;
+        let file = MemberFile::new(StateDir::open(dirs::cluster_dir(&name)?)?);
+        let other = file
+            .read()?
+            .filter(|(_, held)| held.cluster() != joined.credential.cluster());
+        if other.is_some() && !self.replace {
+            bail!(
+                "this machine belongs to another cluster called `{name}`; run the command again with --replace and a new invite to leave \
+                 that one"
+            );
+        }
+        Ok(file.keep(joined)?)
+    }
+}
+
+async fn next(discovery: &mut Option<Discovery>) -> Option<potluck_link::mdns::Found> {
+    match discovery {
+        Some(discovery) => discovery.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A cluster that this machine belongs to.
+pub struct Membership {
+    pub file: MemberFile,
+    pub member: Member,
+    pub credential: Credential,
+}
+
+/// The memberships of this machine, or the one in the cluster called `only`.
+pub fn memberships(only: Option<&str>) -> anyhow::Result<Vec<Membership>> {
+    let folders = match only {
+        Some(name) => vec![dirs::cluster_dir(name)?],
+        None => folders()?,
+    };
+    let mut memberships = Vec::new();
+    for folder in folders.into_iter().filter(|folder| folder.is_dir()) {
+        let file = MemberFile::new(StateDir::open(folder)?);
+        if let Some((member, credential)) = file.read()? {
+            memberships.push(Membership {
+                file,
+                member,
+                credential,
+            });
+        }
+    }
+    Ok(memberships)
+}
+
+/// The state directories of all clusters that this machine has to do with.
+fn folders() -> anyhow::Result<Vec<PathBuf>> {
+    let Ok(entries) = std::fs::read_dir(dirs::state_dir()?) else {
+        return Ok(Vec::new());
+    };
+    let mut folders: Vec<_> = entries
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            name.to_str()
+                .is_some_and(|name| dirs::cluster_name(name).is_ok())
+        })
+        .map(|entry| entry.path())
+        .collect();
+    folders.sort();
+    Ok(folders)
+}
