@@ -189,6 +189,7 @@ const HOUR_S: u64 = 60 * 60;
 /// A time such as `15m`, `12h`, `30d` or `8w`, in seconds.
 pub fn seconds(text: &str) -> anyhow::Result<u64> {
     let units = [
+        ('s', 1),
         ('m', 60),
         ('h', HOUR_S),
         ('d', 24 * HOUR_S),
@@ -198,7 +199,7 @@ pub fn seconds(text: &str) -> anyhow::Result<u64> {
     let (count, unit_s) = units
         .into_iter()
         .find_map(split)
-        .context("write it as minutes, hours, days or weeks: 15m, 12h, 30d, 8w")?;
+        .context("write it as seconds, minutes, hours, days or weeks: 30s, 15m, 12h, 30d, 8w")?;
     let count: u64 = count
         .parse()
         .with_context(|| format!("`{count}` is not a whole number"))?;
@@ -215,6 +216,7 @@ mod tests {
     #[test]
     fn a_time_is_a_number_and_a_unit() {
         for (text, want) in [
+            ("30s", 30),
             ("15m", 900),
             ("1h", 3600),
             ("30d", 2_592_000),
@@ -223,7 +225,7 @@ mod tests {
             assert_eq!(seconds(text).unwrap(), want, "{text}");
         }
         let too_long = format!("{}w", u64::MAX);
-        for text in ["", "d", "30", "0d", "-1d", "1.5d", "30 d", "30s", &too_long] {
+        for text in ["", "d", "30", "0d", "-1d", "1.5d", "30 d", "30y", &too_long] {
             assert!(seconds(text).is_err(), "{text}");
         }
     }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod doctor;
 mod flags;
 mod setup;
 
@@ -58,6 +59,8 @@ enum Command {
     Status(command::status::Args),
     /// Make, list and remove keys of the API
     Keys(command::keys::Args),
+    /// Say what keeps machines from finding each other, and how to mend it
+    Doctor(command::doctor::Args),
     /// Compare a model's logits with reference logits
     Eval(command::eval::Args),
     /// Measure a model's speed on this machine
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
             Command::Invite(args) => command::invite::run(args),
             Command::Join(args) => command::join::run(args).await,
             Command::Keys(args) => command::keys::run(args),
+            Command::Doctor(args) => command::doctor::run(args).await,
             Command::Eval(args) => command::eval::run(args).await,
             Command::Bench(args) => command::bench::run(args).await,
         }

@@ -18,6 +18,7 @@ mod link;
 mod listen;
 pub mod mdns;
 pub mod member_file;
+pub mod multicast;
 pub mod peer;
 pub mod state_dir;
 mod stream;

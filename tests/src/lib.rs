@@ -1,8 +1,8 @@
 //! The harness of the whole-cluster tests: the real `potluck` program as real processes, over real sockets, with real models.
 //!
 //! A test reads as the story of what a user does. What it needs for that is here: the program (`binary`), one run of it
-//! (`process`), a coordinator and its workers (`cluster`), a question over HTTP (`http`), the models (`models`), and
-//! reference logits (`logits`). Nothing here knows how potluck works inside; only `models` borrows its fetcher, and the
+//! (`process`), a coordinator and its workers (`cluster`), several machines on a network of their own (`lan`), a question over
+//! HTTP (`http`), the models (`models`), and reference logits (`logits`). Nothing here knows how potluck works inside; only `models` borrows its fetcher, and the
 //! byte counts of a span are taken from the model file.
 //!
 //! Settings of a test run: `POTLUCK_MODELS` names a folder of `NAME.gguf` files to use instead of fetching,
@@ -14,6 +14,8 @@ pub mod binary;
 pub mod cluster;
 pub mod demo;
 pub mod http;
+#[cfg(target_os = "linux")]
+pub mod lan;
 pub mod logits;
 pub mod models;
 pub mod process;

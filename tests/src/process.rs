@@ -35,15 +35,21 @@ pub struct Invocation {
 
 /// The program with arguments, in an environment where only what a test says is set.
 pub fn invoke<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Invocation {
+    invoke_by(Command::new(potluck()), arguments).env("POTLUCK_INTERFACE", LOOPBACK)
+}
+
+/// The same, by a command that ends in the program: `ip netns exec HOST potluck`, say. It may use every interface that is there.
+pub fn invoke_by<A: AsRef<OsStr>>(
+    mut command: Command,
+    arguments: impl IntoIterator<Item = A>,
+) -> Invocation {
     let state = tempfile::tempdir().expect("a folder for the state");
-    let mut command = Command::new(potluck());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("POTLUCK_") {
             command.env_remove(name);
         }
     }
     command
-        .env("POTLUCK_INTERFACE", LOOPBACK)
         .env("POTLUCK_CACHE", models::cache())
         .env("POTLUCK_STATE", state.path())
         .stdin(Stdio::null())

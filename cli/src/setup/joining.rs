@@ -1,6 +1,5 @@
 //! Joining a cluster with an invite: the coordinator is found, asked, and what it gives is kept.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -13,10 +12,14 @@ use potluck_link::member_file::{Member, MemberFile};
 use potluck_link::state_dir::StateDir;
 use tokio::time::Instant;
 
+use super::own_cluster;
 use crate::flags::NetworkFlags;
 
 /// Time between two rounds of asking.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Addresses that are tried.
+const MAX_ADDRESSES: usize = 32;
 
 /// How to join.
 pub struct Joining<'a> {
@@ -52,18 +55,15 @@ impl Joining<'_> {
                 bail!(self.not_found(last));
             }
             // What is found while waiting is asked in the next round.
-            let round = tokio::time::sleep(RETRY_INTERVAL);
-            tokio::pin!(round);
-            loop {
-                tokio::select! {
-                    () = &mut round => break,
-                    Some(found) = next(&mut discovery) => {
-                        let found = found.addresses.iter().map(ToString::to_string);
-                        addresses.extend(found.filter(|a| !self.invite.addresses.contains(a)));
-                        addresses.sort();
-                        addresses.dedup();
-                        break;
-                    }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY_INTERVAL) => {}
+                Some(found) = next(&mut discovery) => {
+                    let found = found.addresses.iter().map(ToString::to_string);
+                    addresses.extend(found.take(MAX_ADDRESSES));
+                    addresses.sort();
+                    addresses.dedup();
+                    // Whoever advertises without end is not the coordinator.
+                    addresses.truncate(MAX_ADDRESSES);
                 }
             }
         }
@@ -124,13 +124,9 @@ pub struct Membership {
 
 /// The memberships of this machine, or the one in the cluster called `only`.
 pub fn memberships(only: Option<&str>) -> anyhow::Result<Vec<Membership>> {
-    let folders = match only {
-        Some(name) => vec![dirs::cluster_dir(name)?],
-        None => folders()?,
-    };
     let mut memberships = Vec::new();
-    for folder in folders.into_iter().filter(|folder| folder.is_dir()) {
-        let file = MemberFile::new(StateDir::open(folder)?);
+    for name in own_cluster::names(only)? {
+        let file = MemberFile::new(own_cluster::state(&name)?);
         if let Some((member, credential)) = file.read()? {
             memberships.push(Membership {
                 file,
@@ -140,22 +136,4 @@ pub fn memberships(only: Option<&str>) -> anyhow::Result<Vec<Membership>> {
         }
     }
     Ok(memberships)
-}
-
-/// The state directories of all clusters that this machine has to do with.
-fn folders() -> anyhow::Result<Vec<PathBuf>> {
-    let Ok(entries) = std::fs::read_dir(dirs::state_dir()?) else {
-        return Ok(Vec::new());
-    };
-    let mut folders: Vec<_> = entries
-        .flatten()
-        .filter(|entry| {
-            let name = entry.file_name();
-            name.to_str()
-                .is_some_and(|name| dirs::cluster_name(name).is_ok())
-        })
-        .map(|entry| entry.path())
-        .collect();
-    folders.sort();
-    Ok(folders)
 }

@@ -15,6 +15,21 @@ pub fn state(name: &str) -> anyhow::Result<StateDir> {
     Ok(StateDir::open(dirs::cluster_dir(name)?)?)
 }
 
+/// The names of all clusters that this machine has to do with, or the one called `only` if it has.
+pub fn names(only: Option<&str>) -> anyhow::Result<Vec<String>> {
+    let Ok(entries) = std::fs::read_dir(dirs::state_dir()?) else {
+        return Ok(Vec::new());
+    };
+    let folders = entries.flatten().filter(|entry| entry.path().is_dir());
+    let names = folders.filter_map(|entry| entry.file_name().into_string().ok());
+    let wanted = |name: &String| only.is_none_or(|only| only == name);
+    let mut names: Vec<_> = names
+        .filter(|name| wanted(name) && dirs::cluster_name(name).is_ok())
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
 /// The cluster of this machine with that name, if there is one. Nothing is made.
 pub fn find(name: &str) -> anyhow::Result<Option<OwnCluster>> {
     let folder = dirs::cluster_dir(name)?;

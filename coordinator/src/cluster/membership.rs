@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use potluck_link::{PeerId, Role, Target};
+use potluck_link::{Expect, PeerId, Role, Target};
 use potluck_proto::{InstanceId, NodeId, wire};
 
 use super::member::Described;
@@ -29,7 +29,8 @@ impl Hint {
     /// A process that said where it is.
     pub fn process(node: PeerId, instance: InstanceId, addresses: Vec<String>) -> Hint {
         Hint {
-            key: format!("{}-{instance}", node.node),
+            // A process that has moved is looked for in the new place while the old one is still being tried.
+            key: format!("{}-{instance}@{}", node.node, addresses.join(",")),
             target: Target::node(node, addresses),
         }
     }
@@ -40,6 +41,11 @@ impl Hint {
             key: node.node.to_string(),
             target: Target::node(node, addresses),
         }
+    }
+
+    /// Whether this node and no other is looked for.
+    fn expects(&self, node: &NodeId) -> bool {
+        matches!(self.target.expect, Expect::Node(peer) if peer.node == *node)
     }
 
     /// An address that the user named.
@@ -123,6 +129,9 @@ impl Membership {
             },
             None => {
                 self.retries.remove(&described.hint.key);
+                // It is not where it was.
+                self.retries
+                    .retain(|_, (hint, _)| !hint.expects(&described.node));
                 self.members.insert(described.node, described);
                 Verdict::Joined
             }
