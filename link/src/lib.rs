@@ -20,6 +20,8 @@ pub mod mdns;
 pub mod member_file;
 pub mod multicast;
 pub mod peer;
+#[cfg(feature = "plaintext-bench")]
+mod plaintext_bench;
 pub mod state_dir;
 mod stream;
 mod tls;

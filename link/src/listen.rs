@@ -190,6 +190,8 @@ impl Acceptor {
             }
             Ok(open) => {
                 welcome(&mut tls).await?;
+                #[cfg(feature = "plaintext-bench")]
+                let tls = crate::plaintext_bench::accepted(tls).await?;
                 let stream = LinkStream::new(tls.into(), Peer { id, address }, open);
                 // The server has stopped: nobody is left to serve it.
                 let _ = self.nodes.send(stream).await;

@@ -107,9 +107,8 @@ impl StateDir {
 
     /// Replaces a file.
     pub fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
-        let path = self.root.join(name);
-        self.replace(&path, value)
-            .map_err(|source| io_error(&path, source))
+        let _lock = self.lock(name)?;
+        self.replace(name, value)
     }
 
     /// Changes a file while no other process does. A file that is not there begins as the default; if `change` fails nothing
@@ -126,7 +125,7 @@ impl StateDir {
         let _lock = self.lock(name)?;
         let mut value = self.read(name)?.unwrap_or_default();
         let result = change(&mut value)?;
-        self.write(name, &value)?;
+        self.replace(name, &value)?;
         Ok(result)
     }
 
@@ -159,8 +158,15 @@ impl StateDir {
         Ok(lock)
     }
 
+    /// Replaces a file that is locked.
+    fn replace<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
+        let path = self.root.join(name);
+        self.replace_at(&path, value)
+            .map_err(|source| io_error(&path, source))
+    }
+
     /// Whole or not at all: written beside, flushed, renamed.
-    fn replace<T: Serialize>(&self, path: &Path, value: &T) -> io::Result<()> {
+    fn replace_at<T: Serialize>(&self, path: &Path, value: &T) -> io::Result<()> {
         let temporary = path.with_extension(format!("new-{}", std::process::id()));
         let mut file = secret_file(&temporary)?;
         file.set_len(0)?;

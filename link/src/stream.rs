@@ -6,8 +6,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::connections::Guard;
@@ -17,9 +15,14 @@ use crate::peer::PeerId;
 /// not, so that a refused node can tell its user.
 const WELCOME: u8 = 0;
 
+#[cfg(not(feature = "plaintext-bench"))]
+type Io = tokio_rustls::TlsStream<tokio::net::TcpStream>;
+#[cfg(feature = "plaintext-bench")]
+use crate::plaintext_bench::Io;
+
 /// An encrypted connection to a node that has proven who it is.
 pub struct LinkStream {
-    io: TlsStream<TcpStream>,
+    io: Io,
     peer: Peer,
     _open: Guard,
 }
@@ -34,7 +37,7 @@ pub struct Peer {
 }
 
 impl LinkStream {
-    pub(crate) fn new(io: TlsStream<TcpStream>, peer: Peer, open: Guard) -> Self {
+    pub(crate) fn new(io: Io, peer: Peer, open: Guard) -> Self {
         LinkStream {
             io,
             peer,

@@ -17,6 +17,8 @@ pub mod http;
 #[cfg(target_os = "linux")]
 pub mod lan;
 pub mod logits;
+#[cfg(target_os = "linux")]
+pub mod machine;
 pub mod models;
 pub mod process;
 pub mod transcript;

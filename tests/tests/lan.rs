@@ -3,122 +3,21 @@
 //! Needs root and network namespaces; skipped with the reason where they are not to be had.
 #![cfg(target_os = "linux")]
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use potluck_coordinator::store::Model;
 use potluck_coordinator::text::{AddBos, Special, Tokenizer};
-use potluck_tests::http::Http;
-use potluck_tests::lan::{Host, Lan};
+use potluck_tests::lan::Host;
+use potluck_tests::machine::{Machine, lan, until_ready};
 use potluck_tests::models::{self, SMOLLM2, model};
-use potluck_tests::process::{PATIENCE, Running, invoke};
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use potluck_tests::process::{PATIENCE, invoke};
 
 /// A machine finds another within this time.
 const FOUND_WITHIN: Duration = Duration::from_secs(2);
 
 /// Something nobody would say by chance.
 const CANARY: &str = "The violet walrus negotiates seventeen umbrellas beneath Reykjavik.";
-
-/// A network, or a printed reason why this test is skipped.
-fn lan(n: u8) -> Option<Lan> {
-    match Lan::new(n) {
-        Ok(lan) => Some(lan),
-        Err(why) => {
-            eprintln!("skipped: no network of namespaces is to be had here: {why}");
-            None
-        }
-    }
-}
-
-/// A machine with a disk of its own.
-struct Machine<'a> {
-    host: &'a Host,
-    disk: TempDir,
-}
-
-impl<'a> Machine<'a> {
-    fn new(lan: &'a Lan, i: usize) -> Self {
-        Machine {
-            host: lan.host(i),
-            disk: tempfile::tempdir().expect("a disk"),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.disk.path().join(name)
-    }
-
-    fn invoke(&self, arguments: &[&str]) -> potluck_tests::process::Invocation {
-        self.host
-            .invoke(arguments.iter().copied())
-            .env("POTLUCK_STATE", self.path("state"))
-            .env("POTLUCK_WEIGHTS", self.path("weights"))
-            .env(
-                "POTLUCK_LOG",
-                std::env::var("LANLOG").unwrap_or("warn".into()),
-            )
-    }
-
-    /// Starts a coordinator without a worker of its own. Returns it and its first invite.
-    fn serve(&self, n_workers: usize, more: &[&str]) -> (Running, String) {
-        let (model, n_workers) = (model(SMOLLM2).display().to_string(), n_workers.to_string());
-        let fixed = [
-            "serve",
-            "--json",
-            "--no-worker",
-            "--model",
-            &model,
-            "--workers",
-            &n_workers,
-        ];
-        let process = self.invoke(&[&fixed, more].concat()).start();
-        let (invite, _) = process.event("invite", 0, PATIENCE);
-        (
-            process,
-            invite["invite"].as_str().expect("an invite").to_owned(),
-        )
-    }
-
-    fn invite(&self) -> String {
-        let made = self.invoke(&["invite", "--json"]).finish().json();
-        made["invite"].as_str().expect("an invite").to_owned()
-    }
-
-    fn join(&self, invite: &str, name: &str, more: &[&str]) -> Value {
-        let arguments = [&["join", "--json", "--name", name, invite], more].concat();
-        self.invoke(&arguments).finish().json()
-    }
-
-    fn worker(&self, more: &[&str]) -> Running {
-        let arguments = [&["worker", "--json", "--threads", "1"], more].concat();
-        let worker = self.invoke(&arguments).start();
-        worker.line("what it offers", 0, PATIENCE, |line| {
-            serde_json::from_str::<Value>(line).ok()
-        });
-        worker
-    }
-
-    /// Asks the coordinator on this machine.
-    fn chat(&self, question: &str) -> String {
-        let question = question.to_owned();
-        let answer = self
-            .host
-            .run(move || api().chat(&question, json!({"max_tokens": 16})).ok());
-        let text = answer["choices"][0]["message"]["content"].as_str();
-        text.unwrap_or_else(|| panic!("no answer: {answer:#}"))
-            .to_owned()
-    }
-}
-
-/// The API on its own machine.
-fn api() -> Http {
-    Http {
-        address: SocketAddr::from(([127, 0, 0, 1], 7460)),
-    }
-}
 
 /// An invite without the addresses in it: the coordinator must be found.
 fn without_addresses(invite: &str) -> &str {
@@ -141,12 +40,6 @@ fn answer_of_one_process(question: &str) -> String {
     answer["text"].as_str().expect("a text").to_owned()
 }
 
-fn until_ready(coordinator: &Running, since: usize) -> Value {
-    let (plan, _) = coordinator.event("planned", since, PATIENCE);
-    coordinator.event("ready", since, PATIENCE);
-    plan
-}
-
 #[test]
 fn machines_are_found_joined_and_keep_their_secrets() {
     let Some(lan) = lan(4) else { return };
@@ -162,8 +55,13 @@ fn machines_are_found_joined_and_keep_their_secrets() {
         (&office, "office", attic.invite()),
         (&cellar, "cellar", attic.invite()),
     ] {
+        let began = Instant::now();
         let joined = machine.join(without_addresses(&invite), name, &[]);
         assert_eq!(joined["name"], name, "{joined}");
+        // The coordinator was found by mDNS, and the machine let in.
+        let took = began.elapsed();
+        eprintln!("{name} found the coordinator and joined in {took:?}");
+        assert!(took < FOUND_WITHIN, "{name} joined after {took:?}");
         let since = coordinator.transcript().len();
         let worker = machine.worker(&[]);
         let started = Instant::now();

@@ -223,6 +223,11 @@ async fn loads_that_make_no_sense_are_refused_with_a_reason() {
         .await
         .expect("a good load after all that");
     assert!(ready.fetched_bytes > 0);
+    let before = wire::DescribeRequest {
+        protocol: PROTOCOL - 1,
+    };
+    let described = bench.control.describe(before).await;
+    described.expect("the version before this one is spoken to");
     let other_version = bench
         .control
         .describe(wire::DescribeRequest { protocol: 99 })

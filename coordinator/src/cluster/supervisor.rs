@@ -6,11 +6,13 @@
 mod report;
 
 use std::collections::{HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use potluck_link::dial::peer_to_wire;
+use potluck_link::invite::is_address;
 use potluck_link::mdns::{Discovery, Found};
 use potluck_link::state_dir::Stamp;
 use potluck_link::{PeerId, Role, Target};
@@ -42,6 +44,9 @@ const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often the list of members is looked at: a node that was removed is cut off within this time.
 const LIST_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Addresses of one worker that others are told.
+const MAX_ADDRESSES: usize = 8;
 
 /// Events between the tasks and the supervisor.
 const QUEUED_EVENTS: usize = 256;
@@ -787,16 +792,21 @@ impl Supervisor {
     }
 }
 
-/// Where other machines reach a worker: where this one did, unless that is a place of this machine's own; and where the worker
-/// says that it is.
+/// Where other machines reach a worker: where this one did, and where the worker says that it is. What means something on this
+/// machine only comes last.
 fn addresses_of(member: &Described) -> Vec<String> {
     let mut addresses = member.info.addresses.clone();
     let seen = member.address.to_string();
-    addresses.retain(|address| *address != seen);
-    match member.address.ip().is_loopback() {
+    addresses.retain(|address| *address != seen && is_address(address));
+    let is_own = match member.address.ip() {
+        IpAddr::V4(v4) => v4.is_loopback(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local(),
+    };
+    match is_own {
         true => addresses.push(seen),
         false => addresses.insert(0, seen),
     }
+    addresses.truncate(MAX_ADDRESSES);
     addresses
 }
 

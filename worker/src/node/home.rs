@@ -109,9 +109,9 @@ pub(super) async fn look(shared: Arc<Shared>, use_mdns: bool) {
             }
             Err(error) => Some(error.to_string()),
         };
-        // The same trouble every few seconds is told once.
+        // The user of this machine should know, once for each kind of trouble.
         if let Some(why) = why.filter(|why| *why != said) {
-            tracing::warn!(why, "the coordinator does not find this worker");
+            tracing::error!(why, "this worker is not in use");
             said = why;
         }
     }
