@@ -24,7 +24,6 @@ use std::time::{Duration, SystemTime};
 
 use potluck_link::credential::Credential;
 use potluck_link::mdns::{Advertisement, MdnsError, discover};
-use potluck_link::state_dir::StateError;
 use potluck_link::{Interfaces, grpc_server, link_listener};
 use potluck_proto::advert::Advert;
 use potluck_proto::wire::cluster_server::ClusterServer;
@@ -102,9 +101,6 @@ pub enum ClusterError {
     /// mDNS does not work.
     #[error(transparent)]
     Mdns(#[from] MdnsError),
-    /// The state cannot be kept.
-    #[error(transparent)]
-    State(#[from] StateError),
     /// The port for the workers cannot be had.
     #[error(
         "the coordinator cannot listen for workers on {address}: {source}; is another coordinator using the port? Choose another with --node-listen"
@@ -154,8 +150,6 @@ impl Cluster {
         let listening = listener.local_addr().map_err(listen_error)?;
         let advertisement = advertise(&config, listening)?;
         let addresses = config.interfaces.reach(listening);
-        let place = addresses.iter().map(ToString::to_string).collect();
-        config.cluster.keep_place(place)?;
         let (hint_sender, hints) = mpsc::channel(QUEUED_EVENTS);
         let (news, joined) = mpsc::channel(QUEUED_EVENTS);
         let mut serving = tokio::task::JoinSet::new();

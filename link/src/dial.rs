@@ -28,12 +28,12 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one node that are tried.
 const MAX_ADDRESSES: usize = 16;
 
-/// Whom one expects at the other end.
+/// Whom one expects at the other end. A worker must be admitted as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     /// This node.
     Node(PeerId),
-    /// Any node of the own cluster that has this role and is admitted.
+    /// Any node of the own cluster that has this role.
     Any(Role),
 }
 
@@ -301,12 +301,8 @@ impl Link {
                 found,
             });
         }
-        let refusal = match expect {
-            // Whoever names a node has it from the cluster's coordinator.
-            Expect::Node(_) => None,
-            Expect::Any(_) => self.connections.refusal(&found),
-        };
-        refusal.map_or(Ok(()), |why| {
+        // A name is no admission: what named the node may be older than its removal.
+        self.connections.refusal(&found).map_or(Ok(()), |why| {
             Err(ConnectError::NotTrusted {
                 address: address.to_owned(),
                 why: why.into(),

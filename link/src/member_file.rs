@@ -75,9 +75,4 @@ impl MemberFile {
         member.coordinators = coordinators.to_vec();
         self.state.write(FILE_NAME, &member)
     }
-
-    /// Ends the membership on this side. True if there was one.
-    pub fn forget(&self) -> Result<bool, StateError> {
-        self.state.remove(FILE_NAME)
-    }
 }

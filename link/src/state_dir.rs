@@ -129,14 +129,23 @@ impl StateDir {
         Ok(result)
     }
 
-    /// Removes a file. True if it was there.
-    pub fn remove(&self, name: &str) -> Result<bool, StateError> {
-        let path = self.root.join(name);
-        match fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(io_error(&path, source)),
+    /// What a file holds, or what `make` makes of it now: of several processes that come at the same time one makes it.
+    pub fn read_or_create<T, E>(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E>
+    where
+        T: Serialize + DeserializeOwned,
+        E: From<StateError>,
+    {
+        let _lock = self.lock(name)?;
+        if let Some(held) = self.read(name)? {
+            return Ok(held);
         }
+        let made = make()?;
+        self.replace(name, &made)?;
+        Ok(made)
     }
 
     /// Which version of a file is there now. None if there is none.

@@ -19,7 +19,7 @@ use webpki::EndEntityCert;
 
 use crate::authority::AuthorityError;
 use crate::credential::provider;
-use crate::peer::{PeerId, cluster_id, sha256};
+use crate::peer::{PeerId, Role, cluster_id, sha256};
 
 /// The node that a certificate names: exactly one, in exactly one cluster.
 pub fn peer_in(certificate: &CertificateDer<'_>) -> Option<PeerId> {
@@ -54,7 +54,7 @@ impl ServerVerifier {
         })
     }
 
-    /// Servers of the cluster whose authority has this fingerprint.
+    /// The coordinator of the cluster whose authority has this fingerprint.
     pub fn pinned(fingerprint: [u8; 32]) -> Self {
         ServerVerifier {
             trust: Trust::Pinned(fingerprint),
@@ -92,8 +92,12 @@ impl ServerCertVerifier for ServerVerifier {
             now,
             self.algorithms.all,
         )?;
-        check_name(end_entity, cluster)?;
-        Ok(ServerCertVerified::assertion())
+        let peer = check_name(end_entity, cluster)?;
+        let must_coordinate = matches!(self.trust, Trust::Pinned(_));
+        match must_coordinate && peer.role != Role::Coordinator {
+            true => Err(CertificateError::ApplicationVerificationFailure.into()),
+            false => Ok(ServerCertVerified::assertion()),
+        }
     }
 
     fn verify_tls12_signature(
@@ -183,9 +187,9 @@ impl ClientCertVerifier for ClientVerifier {
 }
 
 /// A certificate of the authority that names no node of the cluster (the API's, say) opens no link.
-fn check_name(certificate: &CertificateDer<'_>, cluster: ClusterId) -> Result<(), Error> {
+fn check_name(certificate: &CertificateDer<'_>, cluster: ClusterId) -> Result<PeerId, Error> {
     match peer_in(certificate) {
-        Some(peer) if peer.cluster == cluster => Ok(()),
+        Some(peer) if peer.cluster == cluster => Ok(peer),
         _ => Err(CertificateError::ApplicationVerificationFailure.into()),
     }
 }

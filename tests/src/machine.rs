@@ -103,7 +103,7 @@ impl<'a> Machine<'a> {
 }
 
 /// The API on its own machine.
-fn api() -> Http {
+pub fn api() -> Http {
     Http {
         address: SocketAddr::from(([127, 0, 0, 1], 7460)),
     }

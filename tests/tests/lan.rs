@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use potluck_coordinator::store::Model;
 use potluck_coordinator::text::{AddBos, Special, Tokenizer};
 use potluck_tests::lan::Host;
-use potluck_tests::machine::{Machine, lan, until_ready};
+use potluck_tests::machine::{Machine, api, lan, until_ready};
 use potluck_tests::models::{self, SMOLLM2, model};
 use potluck_tests::process::{PATIENCE, invoke};
+use potluck_tests::transcript::Stream;
 
 /// A machine finds another within this time.
 const FOUND_WITHIN: Duration = Duration::from_secs(2);
@@ -226,7 +227,7 @@ fn a_removed_machine_is_cut_off_at_once() {
     let (coordinator, invite) = attic.serve(2, &[]);
     kitchen.join(&invite, "kitchen", &[]);
     office.join(&attic.invite(), "office", &[]);
-    let _workers = [kitchen.worker(&[]), office.worker(&[])];
+    let (removed_worker, _office) = (kitchen.worker(&[]), office.worker(&[]));
     until_ready(&coordinator, 0);
 
     let since = coordinator.transcript().len();
@@ -244,7 +245,22 @@ fn a_removed_machine_is_cut_off_at_once() {
             .is_some_and(|why| why.contains("removed")),
         "{lost}"
     );
-    // It comes back with a new invite, and not without one.
+    // It does not come back by starting again, and its user learns why.
+    drop(removed_worker);
+    let again = kitchen.worker(&[]);
+    again.line("why it is not in use", 0, PATIENCE, |line| {
+        (line.contains("not in use") && line.contains("removed")).then_some(())
+    });
+    let nodes = attic.host.run(|| api().status());
+    assert_eq!(
+        nodes["workers"].as_array().map(Vec::len),
+        Some(1),
+        "{nodes:#}"
+    );
+    let said = coordinator.transcript().text(Stream::Stdout);
+    assert_eq!(said.matches("worker_found").count(), 2, "{said}");
+    drop(again);
+    // It comes back with a new invite.
     let nodes = attic.invoke(&["nodes", "--json"]).finish().json();
     assert_eq!(nodes.as_array().map(Vec::len), Some(1), "{nodes:#}");
     let since = coordinator.transcript().len();

@@ -82,9 +82,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         started => started?,
     };
     let listener = listen(&api).await?;
+    let reach = started.cluster.addresses.iter();
+    own.keep_place(reach.map(ToString::to_string).collect())?;
     let teller = tokio::spawn(tell(started.cluster.events(), json));
-    if invites {
-        tell_invite(&own, json)?;
+    if invites && let Err(error) = tell_invite(&own, json) {
+        // The cluster works without.
+        eprintln!("warning: no invite was made: {error:#}");
     }
     let result = http(started.answerer, &started.cluster, (listener, api)).await;
     teller.abort();

@@ -48,6 +48,7 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let interfaces = args.network.interfaces()?;
     let Membership {
+        local_name: _,
         file,
         member,
         credential,
@@ -114,7 +115,7 @@ async fn membership(args: &Args) -> anyhow::Result<Membership> {
         ),
         (Some(last), false) => {
             let names = found.iter().chain([&last]);
-            let names: Vec<_> = names.map(|m| m.member.cluster_name.as_str()).collect();
+            let names: Vec<_> = names.map(|m| m.local_name.as_str()).collect();
             bail!(
                 "this machine belongs to several clusters ({}); say which one with --cluster NAME",
                 names.join(", ")

@@ -9,7 +9,6 @@ use potluck_link::invite::Invite;
 use potluck_link::join::{JoinError, Joined, join};
 use potluck_link::mdns::{Discovery, discover};
 use potluck_link::member_file::{Member, MemberFile};
-use potluck_link::state_dir::StateDir;
 use tokio::time::Instant;
 
 use super::own_cluster;
@@ -18,7 +17,7 @@ use crate::flags::NetworkFlags;
 /// Time between two rounds of asking.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Addresses that are tried.
+/// Addresses found by mDNS that are tried.
 const MAX_ADDRESSES: usize = 32;
 
 /// How to join.
@@ -37,11 +36,11 @@ impl Joining<'_> {
     pub async fn join(&self) -> anyhow::Result<Joined> {
         let key = NodeKey::generate()?;
         let mut discovery = self.search()?;
-        let mut addresses = self.invite.addresses.clone();
+        let mut found: Vec<String> = Vec::new();
         let deadline = self.patience.map(|patience| Instant::now() + patience);
         let mut last = None;
         loop {
-            for address in &addresses {
+            for address in self.invite.addresses.iter().chain(&found) {
                 match join(self.invite, address, self.name, &key).await {
                     Ok(joined) => {
                         self.keep(&joined)?;
@@ -57,13 +56,13 @@ impl Joining<'_> {
             // What is found while waiting is asked in the next round.
             tokio::select! {
                 () = tokio::time::sleep(RETRY_INTERVAL) => {}
-                Some(found) = next(&mut discovery) => {
-                    let found = found.addresses.iter().map(ToString::to_string);
-                    addresses.extend(found.take(MAX_ADDRESSES));
-                    addresses.sort();
-                    addresses.dedup();
+                Some(node) = next(&mut discovery) => {
+                    found.extend(node.addresses.iter().map(ToString::to_string));
+                    found.sort();
+                    found.dedup();
                     // Whoever advertises without end is not the coordinator.
-                    addresses.truncate(MAX_ADDRESSES);
+                    let excess = found.len().saturating_sub(MAX_ADDRESSES);
+                    found.drain(..excess);
                 }
             }
         }
@@ -94,17 +93,22 @@ impl Joining<'_> {
     fn keep(&self, joined: &Joined) -> anyhow::Result<()> {
         let name = dirs::cluster_name(&joined.cluster_name)
             .context("the coordinator calls its cluster something that is no name")?;
-        let file = MemberFile::new(StateDir::open(dirs::cluster_dir(&name)?)?);
-        let other = file
+        let file = MemberFile::new(own_cluster::state(&name)?);
+        let is_other = file
             .read()?
-            .filter(|(_, held)| held.cluster() != joined.credential.cluster());
-        if other.is_some() && !self.replace {
-            bail!(
-                "this machine belongs to another cluster called `{name}`; run the command again with --replace and a new invite to leave \
-                 that one"
-            );
+            .is_some_and(|(_, held)| held.cluster() != joined.credential.cluster());
+        if !is_other || self.replace {
+            return Ok(file.keep(joined)?);
         }
-        Ok(file.keep(joined)?)
+        // The invite has been used, so the new membership is kept beside the other one.
+        let digits = joined.credential.cluster().to_string();
+        let short: String = name.chars().take(20).collect();
+        let name = format!("{short}-{digits}");
+        eprintln!(
+            "this machine belongs to another cluster called `{}`; it knows the new one as `{name}`: potluck worker --cluster {name}",
+            joined.cluster_name
+        );
+        Ok(MemberFile::new(own_cluster::state(&name)?).keep(joined)?)
     }
 }
 
@@ -117,6 +121,8 @@ async fn next(discovery: &mut Option<Discovery>) -> Option<potluck_link::mdns::F
 
 /// A cluster that this machine belongs to.
 pub struct Membership {
+    /// What the cluster is called on this machine.
+    pub local_name: String,
     pub file: MemberFile,
     pub member: Member,
     pub credential: Credential,
@@ -129,6 +135,7 @@ pub fn memberships(only: Option<&str>) -> anyhow::Result<Vec<Membership>> {
         let file = MemberFile::new(own_cluster::state(&name)?);
         if let Some((member, credential)) = file.read()? {
             memberships.push(Membership {
+                local_name: name,
                 file,
                 member,
                 credential,

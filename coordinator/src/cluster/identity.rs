@@ -95,9 +95,9 @@ impl OwnCluster {
         if let Some(cluster) = OwnCluster::open(state.clone(), name, lifetime)? {
             return Ok(cluster);
         }
-        let (authority, stored) = Authority::create()?;
-        state.write(AUTHORITY_FILE, &stored)?;
-        OwnCluster::with(state, name, lifetime, authority)
+        let make = || Authority::create().map(|(_, stored)| stored);
+        let stored = state.read_or_create::<_, IdentityError>(AUTHORITY_FILE, || Ok(make()?))?;
+        OwnCluster::with(state, name, lifetime, Authority::from_stored(&stored)?)
     }
 
     fn with(
@@ -110,11 +110,8 @@ impl OwnCluster {
             Some(stored) => Some(Credential::from_stored(stored)?),
             None => None,
         };
-        let is_current = |credential: &Credential| {
-            credential.cluster() == authority.cluster()
-                && !credential.renew_in(SystemTime::now()).is_zero()
-        };
-        let credential = match kept.filter(is_current) {
+        let is_ours = |credential: &Credential| credential.cluster() == authority.cluster();
+        let credential = match kept.filter(is_ours) {
             Some(credential) => credential,
             None => {
                 let credential = Credential::issued_by(&authority, Role::Coordinator, lifetime)?;
@@ -122,13 +119,18 @@ impl OwnCluster {
                 credential
             }
         };
-        Ok(OwnCluster {
+        let is_due = credential.renew_in(SystemTime::now()).is_zero();
+        let cluster = OwnCluster {
             name: name.to_owned(),
-            link: Link::new(credential)?,
+            link: Link::new(credential.clone())?,
             state,
             authority: Arc::new(authority),
             lifetime,
-        })
+        };
+        if is_due {
+            cluster.renew(&credential)?;
+        }
+        Ok(cluster)
     }
 
     /// Which cluster it is.
@@ -167,8 +169,8 @@ impl OwnCluster {
         Ok(place.unwrap_or_default().addresses)
     }
 
-    /// Keeps where the coordinator is.
-    pub(super) fn keep_place(&self, addresses: Vec<String>) -> Result<(), StateError> {
+    /// Keeps where the coordinator is, for invites that are made later.
+    pub fn keep_place(&self, addresses: Vec<String>) -> Result<(), StateError> {
         self.state.write(PLACE_FILE, &StoredPlace { addresses })
     }
 

@@ -118,6 +118,9 @@ impl Invites {
             let kept_from = now.saturating_sub(KEPT_AFTER_END.as_secs());
             list.invites.retain(|invite| invite.expires_at >= kept_from);
             if list.invites.len() >= MAX_INVITES {
+                list.invites.retain(|invite| invite.expires_at > now);
+            }
+            if list.invites.len() >= MAX_INVITES {
                 return Err(InvitesError::Full);
             }
             list.invites.push(stored);

@@ -87,16 +87,17 @@ pub(super) async fn look(shared: Arc<Shared>, use_mdns: bool) {
         tokio::select! {
             _ = ticks.tick() => {}
             Some(node) = next(&mut discovery) => {
-                found = node.addresses.iter().map(ToString::to_string).collect();
+                // Anybody can say that he is the coordinator; too many addresses would keep the right one from being tried.
+                let addresses = node.addresses.iter().take(MAX_COORDINATORS);
+                found = addresses.map(ToString::to_string).collect();
             }
         }
         if shared.is_controlled() {
             said.clear();
             continue;
         }
-        let mut addresses = found.clone();
-        addresses.extend(shared.home.coordinators());
-        addresses.dedup();
+        let mut addresses = shared.home.coordinators();
+        addresses.extend(found.clone());
         if addresses.is_empty() {
             continue;
         }
