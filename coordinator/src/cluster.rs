@@ -15,6 +15,7 @@ mod load;
 mod member;
 mod members;
 mod membership;
+mod node_info;
 mod ring;
 mod supervisor;
 

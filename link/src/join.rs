@@ -19,6 +19,7 @@ use crate::invite::{Invite, transcript};
 use crate::link::HANDSHAKE_TIMEOUT;
 use crate::peer::Role;
 use crate::tls::{explain, join_client};
+use crate::words::shown;
 
 /// Bytes of one message: two certificates and a few addresses.
 const MAX_MESSAGE_BYTES: u32 = 16 << 10;
@@ -94,9 +95,7 @@ pub async fn join(
     let reply: wire::JoinReply = receive(&mut tls).await.map_err(not_trusted)?;
     match reply.outcome {
         Some(wire::join_reply::Outcome::Accepted(accepted)) => accept(invite, key, accepted),
-        Some(wire::join_reply::Outcome::Refused(why)) => Err(JoinError::Refused(
-            why.chars().filter(|c| !c.is_control()).take(500).collect(),
-        )),
+        Some(wire::join_reply::Outcome::Refused(why)) => Err(JoinError::Refused(shown(&why))),
         None => Err(JoinError::Answer("it is empty".into())),
     }
 }

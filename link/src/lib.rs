@@ -26,6 +26,7 @@ pub mod state_dir;
 mod stream;
 mod tls;
 mod verify;
+pub mod words;
 
 pub use dial::{ConnectError, Connected, Expect, Target};
 pub use interfaces::{InterfaceError, Interfaces};

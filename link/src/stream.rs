@@ -10,6 +10,7 @@ use tonic::transport::server::Connected;
 
 use crate::connections::Guard;
 use crate::peer::PeerId;
+use crate::words::shown;
 
 /// The first byte that an accepting node sends when the other may go on. Anything else is the length of a sentence that says why
 /// not, so that a refused node can tell its user.
@@ -67,9 +68,7 @@ pub(crate) async fn welcomed(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Re
         length => {
             let mut why = vec![0; usize::from(length)];
             io.read_exact(&mut why).await?;
-            let why = String::from_utf8_lossy(&why);
-            // It goes to a terminal.
-            Ok(Err(why.chars().filter(|c| !c.is_control()).collect()))
+            Ok(Err(shown(&String::from_utf8_lossy(&why))))
         }
     }
 }

@@ -154,7 +154,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// A name as it may stand in a terminal.
-fn printable(name: &str) -> String {
+pub(super) fn printable(name: &str) -> String {
     let allowed = |c: &char| !c.is_control() && !c.is_whitespace();
     let mut printable: String = name.chars().filter(allowed).collect();
     while printable.len() > MAX_NAME_BYTES {

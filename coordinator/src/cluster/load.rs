@@ -1,17 +1,24 @@
 //! Making a plan true: ask the workers again what they have, place the layers, and have every stage load its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use potluck_link::words::shown;
 use potluck_proto::wire::worker_client::WorkerClient;
 use potluck_proto::{Fence, NodeId, PROTOCOL, wire};
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
-use super::member::Described;
+use super::member::{DESCRIBE_TIMEOUT, Described};
 use super::membership::candidates;
+use super::node_info::believed;
 use super::{ClusterConfig, WorkerCount};
 use crate::planner::{Plan, PlanRequest, StagePlan, plan};
 use crate::store::Model;
+
+/// Silence after which a load has failed. A worker tells its progress ten times a second; only connecting to the next stage takes
+/// it some seconds.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// News of planning and loading.
 #[derive(Debug)]
@@ -88,13 +95,14 @@ fn different_arithmetic(infos: &[(NodeId, wire::NodeInfo)]) -> Option<String> {
 async fn describe_again(workers: &[Described]) -> Vec<(NodeId, wire::NodeInfo)> {
     let mut infos = Vec::with_capacity(workers.len());
     for worker in workers {
-        let answer = worker
-            .client
-            .clone()
-            .describe(wire::DescribeRequest { protocol: PROTOCOL })
-            .await;
-        let info = answer.map_or_else(|_| worker.info.clone(), |info| info.into_inner());
-        infos.push((worker.node, info));
+        let mut client = worker.client.clone();
+        let asked = client.describe(wire::DescribeRequest { protocol: PROTOCOL });
+        let answer = tokio::time::timeout(DESCRIBE_TIMEOUT, asked).await;
+        let info = match answer {
+            Ok(Ok(info)) => believed(info.into_inner()).ok(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        infos.push((worker.node, info.unwrap_or_else(|| worker.info.clone())));
     }
     infos
 }
@@ -129,10 +137,14 @@ pub(super) async fn load_stage(
     };
     let mut progress = match load.client.load(request).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return failed(status.message().to_owned()).await,
+        Err(status) => return failed(shown(status.message())).await,
     };
     loop {
-        match progress.message().await {
+        let Ok(message) = tokio::time::timeout(SILENCE_LIMIT, progress.message()).await else {
+            let seconds = SILENCE_LIMIT.as_secs();
+            return failed(format!("it has said nothing of it for {seconds} s")).await;
+        };
+        match message {
             Ok(Some(progress)) => {
                 let is_ready = matches!(progress.stage, Some(wire::load_progress::Stage::Ready(_)));
                 let sent = events
@@ -143,7 +155,7 @@ pub(super) async fn load_stage(
                 }
             }
             Ok(None) => return failed("the worker stopped loading without a word".into()).await,
-            Err(status) => return failed(status.message().to_owned()).await,
+            Err(status) => return failed(shown(status.message())).await,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use potluck_link::words::shown;
 use potluck_link::{ConnectError, Link, Target};
 use potluck_proto::wire::worker_client::WorkerClient;
 use potluck_proto::{Fence, InstanceId, NodeId, PROTOCOL, WireError, limits, wire};
@@ -12,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::membership::{Hint, Verdict};
+use super::node_info::believed;
 
 /// Time between pings.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
@@ -20,7 +22,7 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 const SILENCE_LIMIT: Duration = Duration::from_millis(2500);
 
 /// How long a worker may take to describe itself.
-const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a worker says of itself.
 #[derive(Debug, Clone)]
@@ -109,14 +111,15 @@ async fn ask(link: &Link, target: &Target) -> Result<Answer, DescribeError> {
     let info = answer
         .await
         .map_err(|_| unusable(format!("no answer within {} s", DESCRIBE_TIMEOUT.as_secs())))?
-        .map_err(|status| unusable(status.message().to_owned()))?
+        .map_err(|status| unusable(shown(status.message())))?
         .into_inner();
-    if info.protocol.abs_diff(PROTOCOL) > 1 {
-        let theirs = info.protocol;
-        return Err(unusable(format!(
-            "it speaks protocol {theirs}, this coordinator {PROTOCOL}; update the older one"
-        )));
-    }
+    let info = match believed(info) {
+        Ok(info) => info,
+        Err(why) => {
+            refuse(client, &why).await;
+            return Err(unusable(why));
+        }
+    };
     Ok(Answer {
         node: connected.peer.id.node,
         address,
@@ -210,7 +213,7 @@ impl Watch {
                 };
                 pulse.keep(session, &self.events).await
             }
-            Err(status) => format!("it refuses to be controlled ({})", status.message()),
+            Err(status) => format!("it refuses to be controlled ({})", shown(status.message())),
         }
     }
 }
@@ -259,7 +262,7 @@ impl Pulse {
                     let event = match message {
                         Ok(Some(event)) => event,
                         Ok(None) => return "it closed its session".into(),
-                        Err(status) => return format!("its connection broke ({})", status.message()),
+                        Err(status) => return format!("its connection broke ({})", shown(status.message())),
                     };
                     heard = Instant::now();
                     if let Some(event) = member_event(self.node, event, &mut layers_done)
@@ -310,11 +313,17 @@ fn member_event(
             let before = std::mem::replace(layers_done, pong.layers_done);
             (before != pong.layers_done).then_some(MemberEvent::Progress)
         }
-        Event::RunFault(fault) => Some(MemberEvent::Fault { fence, fault }),
+        Event::RunFault(fault) => Some(MemberEvent::Fault {
+            fence,
+            fault: wire::RunFault {
+                message: shown(&fault.message),
+                ..fault
+            },
+        }),
         Event::LinkDown(down) => Some(MemberEvent::LinkDown {
             fence,
             node,
-            message: down.message,
+            message: shown(&down.message),
         }),
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use potluck_link::words::shown;
 use potluck_link::{Link, Target};
 use potluck_proto::wire::stage_client::StageClient;
 use potluck_proto::{Fence, Step, StepId, StepResult, frames, limits, wire};
@@ -109,7 +110,7 @@ async fn serve(
         result = read => result,
         closed = steps => Err(match closed {
             Ok(_) => first.closed(),
-            Err(status) => first.broke(status.message()),
+            Err(status) => first.broke(&shown(status.message())),
         }),
     }
 }
@@ -132,7 +133,7 @@ async fn open_results(
         .await;
     opened
         .map(|response| response.into_inner())
-        .map_err(|status| last.broke(status.message()))
+        .map_err(|status| last.broke(&shown(status.message())))
 }
 
 /// Sends an empty step round and measures how long it takes.
@@ -171,7 +172,7 @@ async fn next_result(
     let message = results
         .message()
         .await
-        .map_err(|status| last.broke(status.message()))?;
+        .map_err(|status| last.broke(&shown(status.message())))?;
     let message = message.ok_or_else(|| last.closed())?;
     StepResult::from_wire(message).map_err(|err| err.to_string())
 }

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use potluck_link::words::shown;
 use potluck_link::{Interfaces, Link, Peer, PeerId, Role};
 use potluck_proto::wire::stage_server::Stage as StageRpc;
 use potluck_proto::wire::worker_server::Worker as WorkerRpc;
@@ -199,8 +200,7 @@ impl Shared {
     pub fn refused(&self, why: &str) {
         let mut state = self.state();
         if state.refusal.as_deref() != Some(why) {
-            let told: String = why.chars().filter(|c| !c.is_control()).take(500).collect();
-            tracing::error!(why = told, "the coordinator does not use this worker");
+            tracing::error!(why = shown(why), "the coordinator does not use this worker");
             state.refusal = Some(why.to_owned());
         }
     }
