@@ -17,6 +17,7 @@ use crate::credential::{Credential, NodeKey};
 use crate::dial::{ConnectError, reach, server_name};
 use crate::invite::{Invite, transcript};
 use crate::link::HANDSHAKE_TIMEOUT;
+use crate::listen::Turn;
 use crate::peer::Role;
 use crate::tls::{explain, join_client};
 use crate::words::shown;
@@ -145,12 +146,15 @@ pub struct JoinStream {
     exporter: [u8; 32],
     /// Where it is.
     pub address: SocketAddr,
+    /// Until it has its answer it is a stranger, and counted as one.
+    _turn: Turn,
 }
 
 impl JoinStream {
     pub(crate) fn new(
         tls: server::TlsStream<TcpStream>,
         address: SocketAddr,
+        turn: Turn,
     ) -> io::Result<JoinStream> {
         let exporter = (tls.get_ref().1)
             .export_keying_material([0; 32], EXPORTER_LABEL, None)
@@ -159,6 +163,7 @@ impl JoinStream {
             tls,
             exporter,
             address,
+            _turn: turn,
         })
     }
 

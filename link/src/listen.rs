@@ -20,8 +20,8 @@ use crate::stream::{LinkStream, Peer, refuse, welcome};
 use crate::tls::{ALPN_JOIN, explain};
 use crate::verify::peer_in;
 
-/// Handshakes under way at once, in all and from one address: a stranger who is silent on many connections holds up only
-/// strangers at the same address.
+/// Strangers at once, in all and from one address: handshakes under way, and machines that ask to join. One who is silent on many
+/// connections holds up only strangers at the same address.
 const MAX_HANDSHAKES: usize = 512;
 const MAX_HANDSHAKES_PER_ADDRESS: usize = 64;
 
@@ -135,14 +135,13 @@ async fn run(acceptor: Acceptor, listener: TcpListener) {
                 tokio::spawn(async move {
                     let shaken = tokio::time::timeout(
                         HANDSHAKE_TIMEOUT,
-                        acceptor.handshake(socket, address),
+                        acceptor.handshake(socket, address, turn),
                     );
                     let why = match shaken.await {
                         Ok(Ok(())) => return,
                         Ok(Err(error)) => explain(&error),
                         Err(_) => "no handshake in time".to_owned(),
                     };
-                    drop(turn);
                     tracing::info!(%address, why, "a connection was refused");
                 });
             }
@@ -155,7 +154,12 @@ async fn run(acceptor: Acceptor, listener: TcpListener) {
 }
 
 impl Acceptor {
-    async fn handshake(&self, socket: TcpStream, address: SocketAddr) -> io::Result<()> {
+    async fn handshake(
+        &self,
+        socket: TcpStream,
+        address: SocketAddr,
+        turn: Turn,
+    ) -> io::Result<()> {
         // Where the system refuses, messages come a little later.
         let _ = socket.set_nodelay(true);
         let handle = socket2::SockRef::from(&socket).try_clone()?;
@@ -166,7 +170,7 @@ impl Acceptor {
             .is_some_and(|mut protocols| protocols.any(|protocol| protocol == ALPN_JOIN));
         if let (true, Some(joins)) = (wants_to_join, &self.joins) {
             let config = Arc::clone(&self.link.join_server);
-            let join = JoinStream::new(start.into_stream(config).await?, address)?;
+            let join = JoinStream::new(start.into_stream(config).await?, address, turn)?;
             // A full queue means that many ask at once; they try again.
             let _ = joins.try_send(join);
             return Ok(());
@@ -192,6 +196,7 @@ impl Acceptor {
                 welcome(&mut tls).await?;
                 #[cfg(feature = "plaintext-bench")]
                 let tls = crate::plaintext_bench::accepted(tls).await?;
+                drop(turn);
                 let stream = LinkStream::new(tls.into(), Peer { id, address }, open);
                 // The server has stopped: nobody is left to serve it.
                 let _ = self.nodes.send(stream).await;
@@ -201,12 +206,12 @@ impl Acceptor {
     }
 }
 
-/// Handshakes under way, by address.
+/// Strangers, by address.
 #[derive(Clone, Default)]
 struct Pending(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// One handshake under way, until it is dropped.
-struct Turn {
+/// One stranger, until it is dropped.
+pub(crate) struct Turn {
     pending: Pending,
     ip: IpAddr,
 }
