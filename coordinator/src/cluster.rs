@@ -160,6 +160,7 @@ impl Cluster {
             interfaces: config.interfaces.clone(),
             listening,
             hints: hint_sender,
+            trying: desk::Trying::default(),
         };
         let doorman = Doorman {
             cluster: config.cluster.clone(),

@@ -1,6 +1,8 @@
 //! What the coordinator does for nodes that belong to the cluster: hears where they are, and renews their certificates.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use potluck_link::authority::unix_seconds;
@@ -9,7 +11,7 @@ use potluck_link::join::issued_to_wire;
 use potluck_link::peer::node_id;
 use potluck_link::{Interfaces, Peer, PeerId, Role, Target};
 use potluck_proto::wire::cluster_server::Cluster;
-use potluck_proto::{InstanceId, WireError, wire};
+use potluck_proto::{InstanceId, NodeId, WireError, wire};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
@@ -27,6 +29,35 @@ pub(super) struct Desk {
     pub listening: SocketAddr,
     /// Where workers say that they are.
     pub hints: mpsc::Sender<Hint>,
+    /// Workers that are being tried at what they said.
+    pub trying: Trying,
+}
+
+/// Workers that are being tried, each once at a time: every try is a handful of connections to wherever a worker likes.
+#[derive(Default)]
+pub(super) struct Trying(Mutex<HashSet<NodeId>>);
+
+/// One worker that is being tried, until this is dropped.
+struct Try<'a> {
+    trying: &'a Trying,
+    node: NodeId,
+}
+
+impl Trying {
+    fn begin(&self, node: NodeId) -> Option<Try<'_>> {
+        let begun = self.nodes().insert(node);
+        begun.then_some(Try { trying: self, node })
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashSet<NodeId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Try<'_> {
+    fn drop(&mut self) {
+        self.trying.nodes().remove(&self.node);
+    }
 }
 
 /// Who asks. A request that did not come over a link gets nothing.
@@ -72,8 +103,12 @@ impl Cluster for Desk {
             .filter(|address| is_address(address))
             .take(MAX_ADDRESSES)
             .collect();
+        let begun = self.trying.begin(peer.id.node).ok_or_else(|| {
+            Status::resource_exhausted("this worker is being tried already; wait for the answer")
+        })?;
         let reached = self.try_all(peer.id, &addresses).await;
-        let hint = Hint::process(peer.id, instance, addresses);
+        drop(begun);
+        let hint = Hint::announced(peer.id, instance, addresses);
         // A full queue means that there are hints enough; the worker announces itself again.
         let _ = self.hints.try_send(hint);
         let reach = self.interfaces.reach(self.listening);
@@ -103,5 +138,21 @@ impl Cluster for Desk {
         Ok(Response::new(wire::RenewReply {
             issued: Some(issued_to_wire(&issued)),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_tried_once_at_a_time() {
+        let trying = Trying::default();
+        let (ann, bob) = (NodeId([1; 16]), NodeId([2; 16]));
+        let first = trying.begin(ann);
+        assert!(first.is_some() && trying.begin(ann).is_none());
+        assert!(trying.begin(bob).is_some());
+        drop(first);
+        assert!(trying.begin(ann).is_some());
     }
 }

@@ -12,7 +12,7 @@ use potluck_link::join::{JoinStream, is_signed, issued_to_wire};
 use potluck_link::peer::node_id;
 use potluck_link::{Interfaces, Role};
 use potluck_proto::{NodeId, PROTOCOL, wire};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::identity::OwnCluster;
@@ -21,9 +21,6 @@ use super::invites::Refusal;
 /// Failed tries of one address within the window, after which it must wait.
 const MAX_FAILURES: usize = 5;
 const FAILURE_WINDOW: Duration = Duration::from_secs(60);
-
-/// Machines that ask at the same time. Each has a few seconds; further ones are dropped, and try again.
-const MAX_AT_ONCE: usize = 32;
 
 /// Addresses whose failures are counted. With more at once somebody plays with us, and everyone waits.
 const MAX_ADDRESSES: usize = 1024;
@@ -42,17 +39,9 @@ impl Doorman {
     /// Serves until nobody can ask any more.
     pub async fn run(self, mut joins: Joins) {
         let (doorman, failures) = (Arc::new(self), Arc::new(Failures::default()));
-        let turns = Arc::new(Semaphore::new(MAX_AT_ONCE));
         while let Some(stream) = joins.recv().await {
-            let Ok(turn) = Arc::clone(&turns).try_acquire_owned() else {
-                tracing::warn!(address = %stream.address, "too many machines ask to join at once; one was dropped");
-                continue;
-            };
             let (doorman, failures) = (Arc::clone(&doorman), Arc::clone(&failures));
-            tokio::spawn(async move {
-                doorman.serve(stream, &failures).await;
-                drop(turn);
-            });
+            tokio::spawn(async move { doorman.serve(stream, &failures).await });
         }
     }
 

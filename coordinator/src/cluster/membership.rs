@@ -1,6 +1,7 @@
 //! Who is there: the workers that answered, and the places where one may answer. Plain data, no clock, no socket.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 
 use potluck_link::{Expect, PeerId, Role, Target};
@@ -16,6 +17,9 @@ const MAX_RETRIES: u32 = 75;
 /// Hints that are followed at once. With more somebody plays with us, and the rest is left out.
 const MAX_HINTS: usize = 1024;
 
+/// Hints of one node that are followed at once: one process, one that has just ended, and a copy or two.
+const MAX_HINTS_PER_NODE: usize = 8;
+
 /// Where a worker may be.
 #[derive(Debug, Clone)]
 pub(super) struct Hint {
@@ -23,15 +27,35 @@ pub(super) struct Hint {
     pub key: String,
     /// Where, and who should be there.
     pub target: Target,
+    pub source: Source,
+}
+
+/// Who says that a worker is somewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Anybody: it came by mDNS. However much of it there is, it does not keep others from being heard.
+    Hearsay,
+    /// The worker itself over a link, the list of members, or the user.
+    Trusted,
 }
 
 impl Hint {
-    /// A process that said where it is.
-    pub fn process(node: PeerId, instance: InstanceId, addresses: Vec<String>) -> Hint {
+    /// A process that mDNS told of.
+    pub fn found(node: PeerId, instance: InstanceId, addresses: Vec<String>) -> Hint {
         Hint {
             // A process that has moved is looked for in the new place while the old one is still being tried.
-            key: format!("{}-{instance}@{}", node.node, addresses.join(",")),
+            key: format!("found {}-{instance}@{}", node.node, addresses.join(",")),
             target: Target::node(node, addresses),
+            source: Source::Hearsay,
+        }
+    }
+
+    /// A process that said over a link where it is.
+    pub fn announced(node: PeerId, instance: InstanceId, addresses: Vec<String>) -> Hint {
+        Hint {
+            key: format!("announced {}-{instance}@{}", node.node, addresses.join(",")),
+            target: Target::node(node, addresses),
+            source: Source::Trusted,
         }
     }
 
@@ -40,6 +64,7 @@ impl Hint {
         Hint {
             key: node.node.to_string(),
             target: Target::node(node, addresses),
+            source: Source::Trusted,
         }
     }
 
@@ -53,6 +78,19 @@ impl Hint {
         Hint {
             key: address.to_owned(),
             target: Target::any(Role::Worker, address),
+            source: Source::Trusted,
+        }
+    }
+
+    /// Whose hints it is counted with.
+    fn owner(&self) -> Owner {
+        let node = match self.target.expect {
+            Expect::Node(peer) => Some(peer.node),
+            Expect::Any(_) => None,
+        };
+        Owner {
+            source: self.source,
+            node,
         }
     }
 }
@@ -71,12 +109,19 @@ pub(super) enum Verdict {
     },
 }
 
+#[derive(Debug, PartialEq, Eq)]
+struct Owner {
+    source: Source,
+    /// None for an address that the user named: of those there are as many as were named.
+    node: Option<NodeId>,
+}
+
 /// Workers by id, in a fixed order.
 #[derive(Debug, Default)]
 pub(super) struct Membership {
     members: BTreeMap<NodeId, Described>,
     /// Hints with a watcher at work.
-    watched: BTreeSet<String>,
+    watched: BTreeMap<String, Owner>,
     /// Hints where a worker was lost or refused, and how often they are still to be followed. mDNS tells of a worker once: one
     /// that was frozen for a moment, or came back, is only found again by asking.
     retries: BTreeMap<String, (Hint, u32)>,
@@ -85,8 +130,20 @@ pub(super) struct Membership {
 impl Membership {
     /// Whether a watcher should be started for a hint; counts as started from then on.
     pub fn begin_watch(&mut self, hint: &Hint) -> bool {
-        let there = self.watched.len();
-        there < MAX_HINTS && self.watched.insert(hint.key.clone())
+        let owner = hint.owner();
+        let there = |same: fn(&Owner, &Owner) -> bool| {
+            let watched = self.watched.values();
+            watched.filter(|other| same(other, &owner)).count()
+        };
+        let is_room = there(|a, b| a.source == b.source) < MAX_HINTS
+            && (owner.node.is_none() || there(|a, b| a == b) < MAX_HINTS_PER_NODE);
+        match self.watched.entry(hint.key.clone()) {
+            Entry::Vacant(place) if is_room => {
+                place.insert(owner);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The watcher of a hint has ended: nobody could be used there.
@@ -197,6 +254,8 @@ pub fn candidates<'a>(
 
 #[cfg(test)]
 mod tests {
+    use potluck_proto::ClusterId;
+
     use super::*;
 
     #[test]
@@ -228,5 +287,35 @@ mod tests {
             }
         }
         assert!(membership.to_ask_again().len() <= MAX_HINTS);
+    }
+
+    #[test]
+    fn hearsay_of_a_worker_does_not_drown_its_own_word() {
+        let mut membership = Membership::default();
+        let (ann, bob) = (worker(1), worker(2));
+        let instance = |n: u8| InstanceId([n; 16]);
+        let begun = (0..=255).filter(|&n| {
+            let lie = Hint::found(ann, instance(n), vec!["10.0.0.66:1".into()]);
+            membership.begin_watch(&lie)
+        });
+        assert_eq!(begun.count(), MAX_HINTS_PER_NODE);
+        let truth = |node| {
+            vec![
+                Hint::announced(node, instance(0), vec![]),
+                Hint::remembered(node, &[]),
+            ]
+        };
+        for hint in truth(ann).into_iter().chain(truth(bob)) {
+            assert!(membership.begin_watch(&hint), "{hint:?}");
+        }
+        assert!(membership.begin_watch(&Hint::found(bob, instance(0), vec![])));
+    }
+
+    fn worker(n: u8) -> PeerId {
+        PeerId {
+            cluster: ClusterId([7; 16]),
+            role: Role::Worker,
+            node: NodeId([n; 16]),
+        }
     }
 }

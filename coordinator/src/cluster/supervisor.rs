@@ -275,10 +275,23 @@ impl Supervisor {
 
     // Workers.
 
+    /// Anybody can advertise, so only what leads to a node of the list is followed.
     fn found(&mut self, found: Found) {
-        let node = self.worker(found.advert.node);
-        let addresses = found.addresses.iter().map(ToString::to_string).collect();
-        self.follow(Hint::process(node, found.advert.instance, addresses));
+        let node = found.advert.node;
+        if !self.is_listed(node) {
+            // It may have joined a moment ago.
+            self.read_list();
+        }
+        if self.is_listed(node) {
+            let addresses = found.addresses.iter().map(ToString::to_string).collect();
+            let (node, instance) = (self.worker(node), found.advert.instance);
+            self.follow(Hint::found(node, instance, addresses));
+        }
+    }
+
+    fn is_listed(&self, node: NodeId) -> bool {
+        let members = self.members.borrow();
+        members.node_ids.iter().any(|id| id.as_ref() == node.0)
     }
 
     fn follow(&mut self, hint: Hint) {

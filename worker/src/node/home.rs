@@ -96,8 +96,9 @@ pub(super) async fn look(shared: Arc<Shared>, use_mdns: bool) {
             said.clear();
             continue;
         }
+        // Anybody may be found, so what the coordinator itself said comes first.
         let mut addresses = shared.home.coordinators();
-        addresses.extend(found.clone());
+        addresses.extend(found.iter().cloned());
         if addresses.is_empty() {
             continue;
         }
