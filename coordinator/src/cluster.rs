@@ -25,16 +25,16 @@ use std::time::{Duration, SystemTime};
 
 use potluck_link::credential::Credential;
 use potluck_link::mdns::{Advertisement, MdnsError, discover};
+use potluck_link::weights::WeightsService;
 use potluck_link::{Interfaces, grpc_server, link_listener};
 use potluck_proto::advert::Advert;
 use potluck_proto::wire::cluster_server::ClusterServer;
-use potluck_proto::wire::weights_server::WeightsServer;
 use potluck_proto::{Epoch, InstanceId, NodeId};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::engine::{self, EngineHandle};
 use crate::http::{ClusterState, StatusReport};
-use crate::store::{Model, WeightsService};
+use crate::store::{Model, ModelTensors};
 use desk::Desk;
 use doorman::Doorman;
 use supervisor::Supervisor;
@@ -238,7 +238,7 @@ fn advertise(
 /// Serves tensors, and what belongs to the membership, on a port of its own: bulk never delays steps.
 async fn serve_nodes(model: Arc<Model>, desk: Desk, incoming: potluck_link::Incoming) {
     let served = grpc_server()
-        .add_service(WeightsServer::new(WeightsService::new([model])))
+        .add_service(WeightsService::server(ModelTensors::new([model])))
         .add_service(ClusterServer::new(desk))
         .serve_with_incoming(incoming)
         .await;

@@ -2,7 +2,7 @@
 //!
 //! [`Model::open`] maps a file, checks it, and knows every tensor's BLAKE3 hash, from the cache when the file is the one that
 //! was hashed before. From then on a manifest for any span of layers and the costs for the planner are only look-ups.
-//! [`WeightsService`] gives the bytes to workers. Nothing here computes on a tensor or knows how one is encoded.
+//! [`ModelTensors`] gives the bytes to workers. Nothing here computes on a tensor or knows how one is encoded.
 
 mod cost;
 mod error;
@@ -21,7 +21,7 @@ use potluck_proto::{ContentHash, Manifest, MetadataValue};
 
 pub use error::StoreError;
 pub use hash::HashProgress;
-pub use service::WeightsService;
+pub use service::ModelTensors;
 pub use table::StoredTensor;
 
 use crate::planner::ModelCost;
@@ -112,6 +112,11 @@ impl Model {
     /// All tensors in file order.
     pub fn tensors(&self) -> &[StoredTensor] {
         self.table.tensors()
+    }
+
+    /// Whether a tensor of that name is in the file.
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.tensors().iter().any(|tensor| tensor.name() == name)
     }
 
     /// The file read again, for what is not kept here: tokenizer, templates.

@@ -1,7 +1,8 @@
 //! Links between the nodes of a cluster: who may talk to whom, and how. Keys and certificates, invites, the TLS ends of every
-//! connection, the list of admitted nodes, and the ways to find one another (interfaces, mDNS).
+//! connection, the list of admitted nodes, the ways to find one another (interfaces, mDNS), and the one service that every
+//! node offers: bytes by their hash.
 //!
-//! It must not know plans, models or tokens: what is said over a link is the business of `worker` and `coordinator`.
+//! It must not know plans, models or tokens: what else is said over a link is the business of `worker` and `coordinator`.
 //!
 //! Read `link.rs` (the one value that opens and accepts links), then `dial.rs` and `listen.rs`; `verify.rs` is what a certificate
 //! must show; `invite.rs` and `join.rs` are how a machine gets one.
@@ -26,6 +27,7 @@ pub mod state_dir;
 mod stream;
 mod tls;
 mod verify;
+pub mod weights;
 pub mod words;
 
 pub use dial::{ConnectError, Connected, Expect, Target};

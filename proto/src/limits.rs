@@ -27,6 +27,9 @@ pub const MAX_POSITIONS: u32 = 1 << 24;
 /// Tensors in a manifest.
 pub const MAX_TENSORS: usize = 65_536;
 
+/// Nodes that one load is told to take weights from: all of a large home.
+pub const MAX_SOURCES: usize = 256;
+
 /// Dimensions of a tensor.
 pub const MAX_DIMS: usize = 4;
 

@@ -7,11 +7,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use potluck_coordinator::store::{Model, WeightsService};
+use potluck_coordinator::store::{Model, ModelTensors};
 use potluck_link::dial::peer_to_wire;
+use potluck_link::weights::WeightsService;
 use potluck_link::{Link, Target, grpc_server, link_listener};
 use potluck_proto::wire::stage_client::StageClient;
-use potluck_proto::wire::weights_server::WeightsServer;
 use potluck_proto::wire::worker_client::WorkerClient;
 use potluck_proto::{PROTOCOL, limits, wire};
 use potluck_tests::cluster::Cluster;
@@ -117,7 +117,7 @@ impl Bench {
 fn serve_weights(link: &Link, model: Arc<Model>) -> wire::Peer {
     let listener = link_listener(([127, 0, 0, 1], 0).into()).unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let service = WeightsServer::new(WeightsService::new([model]));
+    let service = WeightsService::server(ModelTensors::new([model]));
     tokio::spawn(
         grpc_server()
             .add_service(service)

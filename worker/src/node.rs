@@ -14,6 +14,7 @@ use std::sync::Arc;
 use potluck_kernels::{Isa, IsaError, Kernels, Pool, ShapeError};
 use potluck_link::mdns::{Advertisement, MdnsError};
 use potluck_link::member_file::MemberFile;
+use potluck_link::weights::WeightsService;
 use potluck_link::{Interfaces, Link, grpc_server, link_listener};
 use potluck_proto::advert::Advert;
 use potluck_proto::wire::stage_server::StageServer;
@@ -23,7 +24,7 @@ use tokio::net::TcpListener;
 
 use crate::compute;
 use crate::probe;
-use crate::weights::{CacheError, WeightCache};
+use crate::weights::{CacheError, CacheTensors, WeightCache};
 use home::Home;
 use service::{Place, Service, Shared};
 
@@ -178,9 +179,11 @@ impl Node {
         let worker =
             WorkerServer::new(service.clone()).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
         let stage = StageServer::new(service).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
+        let weights = WeightsService::server(CacheTensors::new(shared.cache.clone()));
         let serving = grpc_server()
             .add_service(worker)
             .add_service(stage)
+            .add_service(weights)
             .serve_with_incoming(shared.link.accept(listener));
         let belonging = async {
             tokio::join!(

@@ -1,7 +1,16 @@
-//! The tensors of a span on this machine's disk: what is missing is fetched by hash, what is there is verified.
+//! The tensors of a span on this machine's disk: what is missing is fetched by hash, what is there is verified, and handed on
+//! to others.
+//!
+//! Read `fetch.rs` (one fetch), then `pieces.rs` (who fetches what next); `served.rs` is the other end.
 
+mod arriving;
 mod cache;
 mod fetch;
+mod pieces;
+mod served;
+mod sources;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,7 +21,8 @@ use potluck_proto::{ContentHash, Manifest, ManifestTensor};
 use crate::load::{LoadError, TensorSource, TensorSpec};
 
 pub use cache::{CacheError, WeightCache};
-pub use fetch::{Fetched, fetch_missing};
+pub use fetch::{Damage, Report, fetch_missing};
+pub use served::CacheTensors;
 
 /// The tensors of a manifest, read from the cache.
 pub struct CachedSource {

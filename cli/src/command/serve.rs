@@ -1,5 +1,6 @@
 //! `potluck serve`: a coordinator and, unless told otherwise, a worker beside it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use anyhow::Context;
@@ -228,14 +229,35 @@ fn event_line(event: &ClusterEvent) -> Option<String> {
             fetched_bytes,
             cached_bytes,
             load_ms,
+            from,
         } => format!(
-            "worker {name} holds its layers: {fetched_bytes} bytes fetched, {cached_bytes} found on its disk, {load_ms} ms"
+            "worker {name} holds its layers: {fetched_bytes} bytes fetched{}, {cached_bytes} found on its disk, {load_ms} ms",
+            sent(from)
+        ),
+        ClusterEvent::WeightsDamaged {
+            worker,
+            source,
+            tensor,
+        } => format!(
+            "damaged weights: {source} sent worker {worker} wrong bytes of tensor {tensor}; they are fetched from others"
         ),
         ClusterEvent::Ready { ring_us } => {
             format!("ready: an empty step takes {ring_us} us round the ring")
         }
         ClusterEvent::Down { why } => format!("not ready: {why}"),
     })
+}
+
+/// Who sent the bytes that were fetched.
+fn sent(from: &BTreeMap<String, u64>) -> String {
+    let parts = from
+        .iter()
+        .map(|(name, n_bytes)| format!("{n_bytes} from {name}"));
+    let parts: Vec<_> = parts.collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", parts.join(", ")),
+    }
 }
 
 fn event_json(event: &ClusterEvent) -> Option<serde_json::Value> {
@@ -254,9 +276,17 @@ fn event_json(event: &ClusterEvent) -> Option<serde_json::Value> {
             fetched_bytes,
             cached_bytes,
             load_ms,
+            from,
         } => json!({
             "event": "loaded", "name": name, "fetched_bytes": fetched_bytes, "cached_bytes": cached_bytes,
-            "load_ms": load_ms,
+            "load_ms": load_ms, "from": from,
+        }),
+        ClusterEvent::WeightsDamaged {
+            worker,
+            source,
+            tensor,
+        } => json!({
+            "event": "weights_damaged", "worker": worker, "source": source, "tensor": tensor,
         }),
         ClusterEvent::Ready { ring_us } => json!({"event": "ready", "ring_us": ring_us}),
         ClusterEvent::Down { why } => json!({"event": "down", "why": why}),

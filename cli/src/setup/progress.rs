@@ -101,6 +101,15 @@ impl ClusterBars {
                     bar.finish_and_clear();
                 }
             }
+            ClusterEvent::WeightsDamaged {
+                worker,
+                source,
+                tensor,
+            } => {
+                self.waiting.set_message(format!(
+                    "{source} sent {worker} wrong bytes of {tensor}, fetching them from others"
+                ));
+            }
             ClusterEvent::Down { why } => self.waiting.set_message(why.clone()),
             ClusterEvent::Ready { .. } => self.clear(),
         }

@@ -1,5 +1,7 @@
 //! What happens in a cluster, for those who show it.
 
+use std::collections::BTreeMap;
+
 use crate::planner::Plan;
 
 /// Something that happened.
@@ -49,6 +51,17 @@ pub enum ClusterEvent {
         cached_bytes: u64,
         /// How long it took.
         load_ms: u64,
+        /// Which node sent how many of the fetched bytes, by name.
+        from: BTreeMap<String, u64>,
+    },
+    /// A worker was sent wrong bytes. It threw them away, and does not ask their source again in this load.
+    WeightsDamaged {
+        /// Name of the worker.
+        worker: String,
+        /// Name of the node that sent them.
+        source: String,
+        /// Name of the tensor.
+        tensor: String,
     },
     /// Answers can be computed.
     Ready {

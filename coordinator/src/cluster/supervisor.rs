@@ -5,7 +5,7 @@
 
 mod report;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,9 @@ use potluck_link::invite::is_address;
 use potluck_link::mdns::{Discovery, Found};
 use potluck_link::state_dir::Stamp;
 use potluck_link::{PeerId, Role, Target};
-use potluck_proto::{Fence, InstanceId, NodeId, PlanGen, SeqId, Step, StepId, frames, wire};
+use potluck_proto::{
+    Fence, InstanceId, NodeId, PlanGen, SeqId, Step, StepId, frames, limits, wire,
+};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -582,7 +584,7 @@ impl Supervisor {
                 },
                 fence,
                 client: member.client.clone(),
-                sources: vec![self.own_peer()],
+                sources: self.sources_for(&stage.worker),
             };
             let (config, model) = (self.config.clone(), Arc::clone(&self.model));
             self.plan_tasks.spawn(load::load_stage(
@@ -601,6 +603,15 @@ impl Supervisor {
         let member = self.membership.get(&stage.worker);
         let addresses = member.map(addresses_of).unwrap_or_default();
         peer_to_wire(self.worker(stage.worker), &addresses)
+    }
+
+    /// Who may have weights for a worker: all others, and this coordinator, which has all of them.
+    fn sources_for(&self, node: &NodeId) -> Vec<wire::Peer> {
+        let others = self.membership.iter().filter(|member| member.node != *node);
+        let others =
+            others.map(|member| peer_to_wire(self.worker(member.node), &addresses_of(member)));
+        let others = others.take(limits::MAX_SOURCES - 1);
+        others.chain([self.own_peer()]).collect()
     }
 
     /// This coordinator, as workers are told of it.
@@ -633,25 +644,59 @@ impl Supervisor {
             },
             Some(Stage::Ready(ready)) => {
                 *n_ready += 1;
-                let wire::Ready {
-                    fetched_bytes,
-                    cached_bytes,
-                    load_ms,
-                    ..
-                } = ready;
-                ClusterEvent::Loaded {
-                    name,
-                    fetched_bytes,
-                    cached_bytes,
-                    load_ms,
+                let all_ready = *n_ready == plan.stages.len();
+                self.tell(self.loaded(name, ready));
+                if all_ready {
+                    self.open_ring();
                 }
+                return;
             }
+            Some(Stage::WeightsDamaged(damaged)) => self.damaged(name, damaged),
             None => return,
         };
-        let all_ready = *n_ready == plan.stages.len();
         self.tell(event);
-        if all_ready {
-            self.open_ring();
+    }
+
+    fn loaded(&self, name: String, ready: wire::Ready) -> ClusterEvent {
+        let mut from = BTreeMap::new();
+        for sent in ready.sent.iter().take(limits::MAX_SOURCES) {
+            let n_bytes: &mut u64 = from.entry(self.name_of_source(&sent.node_id)).or_default();
+            *n_bytes = n_bytes.saturating_add(sent.n_bytes);
+        }
+        ClusterEvent::Loaded {
+            name,
+            fetched_bytes: ready.fetched_bytes,
+            cached_bytes: ready.cached_bytes,
+            load_ms: ready.load_ms,
+            from,
+        }
+    }
+
+    fn damaged(&self, worker: String, damaged: wire::WeightsDamaged) -> ClusterEvent {
+        let source = self.name_of_source(&damaged.node_id);
+        let tensor = match self.model.has_tensor(&damaged.tensor) {
+            true => damaged.tensor,
+            false => "of an unknown name".to_owned(),
+        };
+        tracing::warn!(
+            worker,
+            source,
+            tensor,
+            "wrong bytes of a tensor were sent and thrown away"
+        );
+        ClusterEvent::WeightsDamaged {
+            worker,
+            source,
+            tensor,
+        }
+    }
+
+    /// A node that weights came from, for people.
+    fn name_of_source(&self, node: &[u8]) -> String {
+        match NodeId::try_from(node) {
+            Ok(node) if node == self.config.cluster.link.id().node => "coordinator".to_owned(),
+            Ok(node) => self.name_of(&node),
+            Err(_) => "an unknown node".to_owned(),
         }
     }
 

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use potluck_gguf::{GgufWriter, OwnedValue, TensorType};
-use potluck_proto::wire::{
-    FetchRequest, weights_client::WeightsClient, weights_server::WeightsServer,
-};
-use potluck_proto::{limits::MAX_FRAME_BYTES, wire};
+use potluck_link::weights::WeightsService;
+use potluck_link::{Peer, PeerId, Role};
+use potluck_proto::limits::{self, MAX_FRAME_BYTES};
+use potluck_proto::wire::{FetchRequest, HaveRequest, weights_client::WeightsClient};
+use potluck_proto::{ClusterId, NodeId, wire};
 use tempfile::TempDir;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Server, server::TcpIncoming};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use super::*;
 
@@ -289,11 +291,30 @@ fn a_name_comes_from_the_metadata_or_the_file() {
     assert_eq!(fixture.open().unwrap().name(), "a[31mb");
 }
 
-/// A server on a free port and a client of it.
+/// A server on a free port and a client of it, as if it had come over a link.
 async fn serve(models: Vec<Arc<Model>>) -> WeightsClient<Channel> {
+    serve_to(models, |mut request| {
+        let id = PeerId {
+            cluster: ClusterId([1; 16]),
+            role: Role::Worker,
+            node: NodeId([2; 16]),
+        };
+        let address = ([127, 0, 0, 1], 1).into();
+        request.extensions_mut().insert(Peer { id, address });
+        Ok(request)
+    })
+    .await
+}
+
+/// The same, with requests changed on the way.
+async fn serve_to(
+    models: Vec<Arc<Model>>,
+    change: fn(Request<()>) -> Result<Request<()>, Status>,
+) -> WeightsClient<Channel> {
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = incoming.local_addr().unwrap();
-    let service = WeightsServer::new(WeightsService::new(models));
+    let service = WeightsService::server(ModelTensors::new(models));
+    let service = InterceptedService::new(service, change);
     tokio::spawn(
         Server::builder()
             .add_service(service)
@@ -307,12 +328,14 @@ async fn fetch(
     client: &mut WeightsClient<Channel>,
     hash: &[u8],
     offset: u64,
+    n_bytes: u64,
 ) -> Result<Vec<u8>, Status> {
-    let hash = Bytes::copy_from_slice(hash);
-    let mut stream = client
-        .fetch(FetchRequest { hash, offset })
-        .await?
-        .into_inner();
+    let request = FetchRequest {
+        hash: Bytes::copy_from_slice(hash),
+        offset,
+        n_bytes,
+    };
+    let mut stream = client.fetch(request).await?.into_inner();
     let mut all = Vec::new();
     while let Some(wire::WeightChunk { data }) = stream.message().await? {
         assert!(!data.is_empty() && data.len() <= MAX_FRAME_BYTES);
@@ -322,20 +345,28 @@ async fn fetch(
 }
 
 #[tokio::test]
-async fn every_tensor_is_served_whole_and_from_any_offset() {
+async fn every_tensor_is_served_whole_and_in_parts() {
     let model = Arc::new(Fixture::new(tied_model()).open().unwrap());
     let mut client = serve(vec![Arc::clone(&model)]).await;
     for tensor in model.tensors() {
         let want = model.bytes(tensor.facts.range.clone()).unwrap();
         let hash = tensor.hash().0;
         assert!(
-            fetch(&mut client, &hash, 0).await.unwrap() == want,
+            fetch(&mut client, &hash, 0, 0).await.unwrap() == want,
             "{}",
             tensor.name()
         );
         for offset in [1, want.len() / 2, want.len() - 1, want.len()] {
-            let rest = fetch(&mut client, &hash, offset as u64).await.unwrap();
+            let rest = fetch(&mut client, &hash, offset as u64, 0).await.unwrap();
             assert!(rest == want[offset..], "{} from {offset}", tensor.name());
+        }
+        for (from, to) in [(0, 1), (want.len() / 3, want.len() / 2), (1, want.len())] {
+            let part = fetch(&mut client, &hash, from as u64, (to - from) as u64).await;
+            assert!(
+                part.unwrap() == want[from..to],
+                "{} {from}..{to}",
+                tensor.name()
+            );
         }
     }
 }
@@ -346,18 +377,53 @@ async fn bad_requests_get_a_sentence() {
     let tensor = &model.tensors()[0];
     let (hash, n_bytes) = (tensor.hash().0, tensor.n_bytes());
     let mut client = serve(vec![Arc::clone(&model)]).await;
-    let table: [(&[u8], u64, Code, &str); 5] = [
-        (&[7; 32], 0, Code::NotFound, "not loaded"),
-        (&hash[..31], 0, Code::InvalidArgument, "31 bytes"),
-        (&[], 0, Code::InvalidArgument, "0 bytes"),
-        (&hash, n_bytes + 1, Code::OutOfRange, "was asked for"),
-        (&hash, u64::MAX, Code::OutOfRange, "was asked for"),
+    let table: [(&[u8], u64, u64, Code, &str); 6] = [
+        (&[7; 32], 0, 0, Code::NotFound, "not loaded"),
+        (&hash[..31], 0, 0, Code::InvalidArgument, "31 bytes"),
+        (&[], 0, 0, Code::InvalidArgument, "0 bytes"),
+        (&hash, n_bytes + 1, 0, Code::OutOfRange, "were asked for"),
+        (&hash, u64::MAX, 9, Code::OutOfRange, "were asked for"),
+        (&hash, 1, n_bytes, Code::OutOfRange, "were asked for"),
     ];
-    for (hash, offset, code, part) in table {
-        let status = fetch(&mut client, hash, offset).await.unwrap_err();
+    for (hash, offset, n_bytes, code, part) in table {
+        let status = fetch(&mut client, hash, offset, n_bytes).await.unwrap_err();
         assert_eq!(status.code(), code, "{status}");
         assert!(status.message().contains(part), "{status}");
     }
+}
+
+#[tokio::test]
+async fn what_is_there_is_told_in_the_order_of_the_question() {
+    let model = Arc::new(Fixture::new(tied_model()).open().unwrap());
+    let mut client = serve(vec![Arc::clone(&model)]).await;
+    let there = model.tensors().iter().map(|tensor| tensor.hash().0);
+    let mut hashes: Vec<_> = there.map(|hash| Bytes::copy_from_slice(&hash)).collect();
+    hashes.insert(9, Bytes::from_static(&[7; 32]));
+    let reply = client.have(HaveRequest {
+        hashes: hashes.clone(),
+    });
+    let bitmap = reply.await.unwrap().into_inner().bitmap;
+    assert_eq!(bitmap.len(), hashes.len().div_ceil(8));
+    for i in 0..bitmap.len() * 8 {
+        let wanted = i != 9 && i < hashes.len();
+        assert_eq!(bitmap[i / 8] >> (i % 8) & 1 == 1, wanted, "{i}");
+    }
+    let too_many = HaveRequest {
+        hashes: vec![hashes[0].clone(); limits::MAX_TENSORS + 1],
+    };
+    let status = client.have(too_many).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+}
+
+#[tokio::test]
+async fn a_stranger_gets_nothing() {
+    let model = Arc::new(Fixture::new(tied_model()).open().unwrap());
+    let hash = model.tensors()[0].hash().0;
+    let mut client = serve_to(vec![model], Ok).await;
+    let status = fetch(&mut client, &hash, 0, 0).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    let status = client.have(HaveRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
 }
 
 #[tokio::test]
@@ -372,7 +438,7 @@ async fn a_file_that_changed_is_not_served() {
         .unwrap()
         .set_len(model.file_bytes() + 1)
         .unwrap();
-    let status = fetch(&mut client, &hash, 0).await.unwrap_err();
+    let status = fetch(&mut client, &hash, 0, 0).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
     assert!(
         status.message().contains("was changed while it was in use"),
@@ -390,6 +456,7 @@ async fn clients_that_go_away_give_their_turn_back() {
         let request = FetchRequest {
             hash: hash.clone(),
             offset: 0,
+            n_bytes: 0,
         };
         let mut stream = client.fetch(request).await.unwrap().into_inner();
         assert!(stream.message().await.unwrap().is_some());

@@ -16,16 +16,13 @@ use crate::compute::{Command, LoadJob, Outlet, StepsTo};
 use crate::load::LoadError;
 use crate::memory::{MemoryUse, StageLimits};
 use crate::stage::{Fault, RunFault, StageConfig};
-use crate::weights::{CachedSource, Fetched, fetch_missing};
+use crate::weights::{CachedSource, Damage, Report, fetch_missing};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Steps and results that may wait for their connection.
 const QUEUED_STEPS: usize = 16;
-
-/// Nodes that are asked for weights: all of a large home.
-const MAX_SOURCES: usize = 256;
 
 /// How often a load is begun again because a tensor in the cache was damaged.
 const MAX_ATTEMPTS: usize = 3;
@@ -72,7 +69,7 @@ impl Request {
                 "the last stage, and only it, has no next one",
             ));
         }
-        if request.sources.len() > MAX_SOURCES {
+        if request.sources.len() > limits::MAX_SOURCES {
             return Err(Status::invalid_argument("too many sources of weights"));
         }
         let previous = (request.previous.as_ref())
@@ -181,20 +178,15 @@ async fn load(
     check_memory(shared, &request)?;
     // The budget has been checked; a plan with equal limits can share the loaded stage.
     request.config.limits.memory_budget_bytes = None;
-    let mut moved = Fetched {
-        fetched_bytes: 0,
-        cached_bytes: 0,
-    };
+    let mut moved = Report::default();
     for attempt in 1.. {
-        let fetched = fetch(shared, &request, progress).await?;
-        moved.fetched_bytes += fetched.fetched_bytes;
-        moved.cached_bytes = fetched.cached_bytes;
+        fetch(shared, &request, progress, &mut moved).await?;
         match load_stage(shared, &request, progress).await? {
             Ok(memory) => {
                 let load_ms = start.elapsed().as_millis() as u64;
                 tracing::info!(plan = %request.fence, from = request.config.span.start, to = request.config.span.end,
-                    fetched_bytes = moved.fetched_bytes, cached_bytes = moved.cached_bytes, load_ms, "span loaded");
-                return Ok(ready(memory, moved, load_ms));
+                    fetched_bytes = moved.fetched_bytes(), cached_bytes = moved.cached_bytes, load_ms, "span loaded");
+                return Ok(ready(memory, &moved, load_ms));
             }
             Err(LoadError::Corrupt { name, .. }) if attempt < MAX_ATTEMPTS => {
                 tracing::warn!(
@@ -210,16 +202,21 @@ async fn load(
     Err(Status::internal("unreachable: the loop returns"))
 }
 
-fn ready(memory: MemoryUse, moved: Fetched, load_ms: u64) -> wire::Ready {
+fn ready(memory: MemoryUse, moved: &Report, load_ms: u64) -> wire::Ready {
+    let sent = moved.sent.iter().map(|(node, n_bytes)| wire::Sent {
+        node_id: node.0.to_vec().into(),
+        n_bytes: *n_bytes,
+    });
     wire::Ready {
         memory: Some(wire::MemoryUse {
             weights_bytes: memory.weights_bytes,
             kv_bytes: memory.kv_bytes,
             scratch_bytes: memory.scratch_bytes,
         }),
-        fetched_bytes: moved.fetched_bytes,
+        fetched_bytes: moved.fetched_bytes(),
         cached_bytes: moved.cached_bytes,
         load_ms,
+        sent: sent.collect(),
     }
 }
 
@@ -257,25 +254,42 @@ async fn fetch(
     shared: &Shared,
     request: &Request,
     progress: &ProgressSender,
-) -> Result<Fetched, Status> {
-    let done = Arc::new(AtomicU64::new(0));
+    moved: &mut Report,
+) -> Result<(), Status> {
+    let done = AtomicU64::new(0);
     let total_bytes = request.manifest.n_bytes();
+    let n_damaged = moved.damaged.len();
     let work = fetch_missing(
         &shared.link,
         &shared.cache,
         &request.manifest,
         &request.sources,
-        Arc::clone(&done),
+        &done,
+        moved,
     );
     let fetched = with_progress(work, progress, &done, |done_bytes| {
         wire::load_progress::Stage::Fetching(wire::Fetching {
-            done_bytes,
+            // What arrives damaged is fetched twice.
+            done_bytes: done_bytes.min(total_bytes),
             total_bytes,
         })
     });
-    fetched
-        .await
-        .map_err(|err| Status::unavailable(err.to_string()))
+    let fetched = fetched.await;
+    for damage in &moved.damaged[n_damaged..] {
+        tell_of_damage(damage, progress).await;
+    }
+    fetched.map_err(|err| Status::unavailable(err.to_string()))
+}
+
+async fn tell_of_damage(damage: &Damage, progress: &ProgressSender) {
+    let stage = wire::load_progress::Stage::WeightsDamaged(wire::WeightsDamaged {
+        tensor: damage.tensor.clone(),
+        node_id: damage.source.0.to_vec().into(),
+    });
+    // Without a reader the load is ending.
+    let _ = progress
+        .send(Ok(wire::LoadProgress { stage: Some(stage) }))
+        .await;
 }
 
 /// Hands the job to the compute thread and makes the plan current.

@@ -4,7 +4,8 @@
 //! verified whenever it is read; what fails is removed, so that the next load fetches it again.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use potluck_proto::ContentHash;
@@ -71,6 +72,30 @@ impl WeightCache {
         Ok(bytes)
     }
 
+    /// Whether a tensor of any length is there.
+    pub(super) fn has_any(&self, hash: &ContentHash) -> bool {
+        self.path(hash).is_file()
+    }
+
+    /// A tensor as it is on the disk, if it is there.
+    pub(super) fn open_tensor(&self, hash: &ContentHash) -> Result<Option<TensorFile>, CacheError> {
+        let path = self.path(hash);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(CacheError::Io { path, source }),
+        };
+        match file.metadata() {
+            Ok(metadata) => Ok(Some(TensorFile {
+                n_bytes: metadata.len(),
+                hash: *hash,
+                file,
+                path,
+            })),
+            Err(source) => Err(CacheError::Io { path, source }),
+        }
+    }
+
     /// Begins or resumes writing a tensor. None if another process has completed it meanwhile.
     pub(super) fn begin(
         &self,
@@ -96,18 +121,18 @@ impl WeightCache {
             return Ok(None);
         }
         let mut hasher = blake3::Hasher::new();
-        let mut len = io::copy(&mut Read::by_ref(&mut file), &mut hasher).map_err(io_error)?;
-        if len >= n_bytes && len > 0 {
-            file.set_len(0).map_err(io_error)?;
-            (hasher, len) = (blake3::Hasher::new(), 0);
-        }
-        Ok(Some(PartFile {
+        let len = io::copy(&mut Read::by_ref(&mut file), &mut hasher).map_err(io_error)?;
+        let mut part = PartFile {
             file,
             part,
             path,
             hasher,
             len,
-        }))
+        };
+        if len >= n_bytes && len > 0 {
+            part.clear()?;
+        }
+        Ok(Some(part))
     }
 
     fn path(&self, hash: &ContentHash) -> PathBuf {
@@ -115,7 +140,58 @@ impl WeightCache {
     }
 }
 
+/// A tensor that is open for reading. One reader at a time: they share a position in the file.
+#[derive(Debug)]
+pub(super) struct TensorFile {
+    file: File,
+    path: PathBuf,
+    hash: ContentHash,
+    n_bytes: u64,
+}
+
+impl TensorFile {
+    pub fn n_bytes(&self) -> u64 {
+        self.n_bytes
+    }
+
+    /// The bytes of a range, which must be short: frames and pieces are.
+    pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>, CacheError> {
+        let mut file = &self.file;
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        file.seek(SeekFrom::Start(range.start))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|source| self.io_error(source))?;
+        Ok(bytes)
+    }
+
+    /// Reads all of it. A tensor that is not what its name says is removed.
+    pub fn verify(&self) -> Result<(), CacheError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| io::copy(&mut file, &mut hasher))
+            .map_err(|source| self.io_error(source))?;
+        if hasher.finalize().as_bytes() == &self.hash.0 {
+            return Ok(());
+        }
+        // Whoever removes it first wins; that it is gone is all that matters.
+        let _ = fs::remove_file(&self.path);
+        Err(CacheError::Corrupt {
+            hash: self.hash,
+            path: self.path.clone(),
+        })
+    }
+
+    fn io_error(&self, source: io::Error) -> CacheError {
+        CacheError::Io {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
 /// A tensor being written.
+#[derive(Debug)]
 pub(super) struct PartFile {
     file: File,
     part: PathBuf,
@@ -128,6 +204,15 @@ impl PartFile {
     /// Bytes written so far: where a fetch resumes.
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Throws away what is there.
+    pub fn clear(&mut self) -> Result<(), CacheError> {
+        self.file
+            .set_len(0)
+            .map_err(|source| self.io_error(source))?;
+        (self.hasher, self.len) = (blake3::Hasher::new(), 0);
+        Ok(())
     }
 
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), CacheError> {
@@ -215,5 +300,42 @@ mod tests {
             Err(CacheError::Corrupt { .. })
         ));
         assert!(!cache.has(&hash, 6));
+    }
+
+    #[test]
+    fn no_flipped_bit_is_ever_taken_for_the_tensor() {
+        const SEED: u64 = 0x5eed;
+        let directory = tempfile::tempdir().unwrap();
+        let cache = WeightCache::open(directory.path()).unwrap();
+        let mut state = SEED;
+        let mut random = move |below: usize| {
+            // Constants of Knuth's MMIX generator; its high bits are good enough here.
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let good: Vec<u8> = (0..5000).map(|_| random(256) as u8).collect();
+        let (hash, n_bytes) = (hash_of(&good), good.len() as u64);
+        for flip in 0..1000 {
+            let bit = random(8 * good.len());
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let what = format!("flip {flip} of bit {bit}, seed {SEED:#x}");
+
+            let mut part = cache.begin(&hash, n_bytes).unwrap().unwrap();
+            let cut = random(good.len());
+            part.append(&bytes[..cut]).unwrap();
+            part.append(&bytes[cut..]).unwrap();
+            assert!(!part.finish(&hash).unwrap(), "on the way: {what}");
+
+            fs::write(cache.path(&hash), &bytes).unwrap();
+            let found = match flip % 2 {
+                0 => cache.read(&hash, n_bytes).map(drop),
+                _ => cache.open_tensor(&hash).unwrap().unwrap().verify(),
+            };
+            assert!(matches!(found, Err(CacheError::Corrupt { .. })), "{what}");
+            assert!(!cache.has_any(&hash), "it is gone: {what}");
+        }
     }
 }
