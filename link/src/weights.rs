@@ -108,7 +108,7 @@ impl<S: TensorStore> Weights for WeightsService<S> {
                 hashes.len()
             )));
         }
-        let hashes = hashes.iter().map(|hash| hash_of(hash));
+        let hashes = hashes.iter().map(hash_of);
         let hashes = hashes.collect::<Result<Vec<_>, _>>()?;
         let _turn = self.turn().await?;
         let store = Arc::clone(&self.store);

@@ -204,6 +204,9 @@ pub struct Moved {
     pub cached_bytes: u64,
 }
 
+/// Which node sent how many of the fetched bytes, by name.
+pub type Sent = BTreeMap<String, u64>;
+
 /// A cluster that answers.
 #[derive(Debug)]
 pub struct Ready {
@@ -211,6 +214,8 @@ pub struct Ready {
     pub plan: Value,
     /// What each worker moved, by its name.
     pub moved: BTreeMap<String, Moved>,
+    /// Who sent it to each worker, by its name.
+    pub sent: BTreeMap<String, Sent>,
 }
 
 impl Coordinator {
@@ -221,7 +226,7 @@ impl Coordinator {
 
     /// Waits until it answers, for the first time after place `since`.
     pub fn ready(&self, since: usize) -> Ready {
-        let (mut plan, mut moved) = (Value::Null, BTreeMap::new());
+        let (mut plan, mut moved, mut sent) = (Value::Null, BTreeMap::new(), BTreeMap::new());
         let ((), _) = self
             .process
             .line("the event ready", since, PATIENCE, |line| {
@@ -230,11 +235,14 @@ impl Coordinator {
                     "ready" => return Some(()),
                     "planned" => {
                         moved.clear();
+                        sent.clear();
                         plan = event["plan"].clone();
                     }
                     "loaded" => {
                         let name = event["name"].as_str()?.to_owned();
                         let bytes = |key: &str| event[key].as_u64();
+                        let from = serde_json::from_value(event["from"].clone()).ok()?;
+                        sent.insert(name.clone(), from);
                         let (fetched_bytes, cached_bytes) =
                             (bytes("fetched_bytes")?, bytes("cached_bytes")?);
                         moved.insert(
@@ -249,7 +257,7 @@ impl Coordinator {
                 }
                 None
             });
-        Ready { plan, moved }
+        Ready { plan, moved, sent }
     }
 
     /// Waits until the state is what `wanted` asks for.

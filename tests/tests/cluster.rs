@@ -115,6 +115,126 @@ fn a_damaged_tensor_is_noticed_and_fetched_again() {
     );
 }
 
+/// A worker with less memory than the model needs takes no part in a plan, but hands on what is on its disk.
+const TOO_SMALL: [&str; 2] = ["--memory-limit", "64"];
+
+#[test]
+fn a_newcomer_takes_weights_from_everybody() {
+    let (model, cluster) = (model(SMOLLM2), Cluster::default());
+    let all_bytes = fill_disk(&cluster, &model, "ann");
+    copy_disk(&cluster, "ann", "bob");
+
+    let coordinator = cluster.serve(&model, 1, &[]);
+    let _small = ["ann", "bob"].map(|name| cluster.worker(name, &TOO_SMALL));
+    coordinator.until("of two workers", PATIENCE, |status| {
+        status["workers"].as_array().is_some_and(|w| w.len() == 2)
+    });
+    let since = coordinator.now();
+    let _carol = cluster.worker("carol", &[]);
+    let ready = coordinator.ready(since);
+
+    let names: Vec<_> = ready.moved.keys().collect();
+    assert_eq!(names, ["carol"], "{ready:?}");
+    let sent = &ready.sent["carol"];
+    for name in ["ann", "bob", "coordinator"] {
+        assert!(sent.get(name).is_some_and(|bytes| *bytes > 0), "{sent:?}");
+    }
+    assert_eq!(sent.values().sum::<u64>(), all_bytes, "{sent:?}");
+    same_weights(&cluster, "ann", "carol");
+}
+
+#[test]
+fn what_is_damaged_on_a_disk_reaches_nobody_else() {
+    let (model, cluster) = (model(SMOLLM2), Cluster::default());
+    fill_disk(&cluster, &model, "ann");
+    copy_disk(&cluster, "ann", "right");
+    for (path, _) in cluster.stored("ann") {
+        damage(&path);
+    }
+
+    let coordinator = cluster.serve(&model, 1, &[]);
+    let _ann = cluster.worker("ann", &TOO_SMALL);
+    coordinator.until("down", PATIENCE, |status| status["state"] == "down");
+    let since = coordinator.now();
+    let _carol = cluster.worker("carol", &[]);
+    let ready = coordinator.ready(since);
+
+    let from: Vec<_> = ready.sent["carol"].keys().collect();
+    assert_eq!(from, ["coordinator"], "ann sends nothing that is damaged");
+    same_weights(&cluster, "right", "carol");
+    let left = cluster.stored("ann").len();
+    let all = cluster.stored("right").len();
+    assert!(left < all, "what was asked for is gone: {left} of {all}");
+}
+
+#[test]
+fn a_liar_is_named_and_the_model_is_right() {
+    let (model, cluster) = (model(SMOLLM2), Cluster::default());
+    fill_disk(&cluster, &model, "ann");
+    copy_disk(&cluster, "ann", "right");
+    let coordinator = cluster.serve(&model, 1, &[]);
+    let _ann = cluster.worker("ann", &TOO_SMALL);
+    coordinator.until("down", PATIENCE, |status| status["state"] == "down");
+    let since = coordinator.now();
+    let carol = cluster.worker("carol", &[]);
+    let ready = coordinator.ready(since);
+    assert!(ready.sent["carol"].contains_key("ann"), "{ready:?}");
+    drop(carol);
+
+    // Tensors that ann has found to be right and sent before change on its disk.
+    for (path, _) in cluster.stored("ann") {
+        damage(&path);
+    }
+    let since = coordinator.now();
+    let _dave = cluster.worker("dave", &[]);
+    let (damaged, _) = coordinator
+        .process
+        .event("weights_damaged", since, PATIENCE);
+    assert_eq!(damaged["worker"], "dave", "{damaged}");
+    assert_eq!(damaged["source"], "ann", "{damaged}");
+    let tensor = damaged["tensor"].as_str().expect("a tensor");
+    assert!(tensor.ends_with(".weight"), "{damaged}");
+    coordinator.ready(since);
+    same_weights(&cluster, "right", "dave");
+}
+
+/// Has the worker `name` fetch the whole model. Returns its bytes.
+fn fill_disk(cluster: &Cluster, model: &Path, name: &str) -> u64 {
+    let coordinator = cluster.serve(model, 1, &[]);
+    let _worker = cluster.worker(name, &[]);
+    coordinator.ready(0).moved[name].fetched_bytes
+}
+
+fn copy_disk(cluster: &Cluster, from: &str, to: &str) {
+    let (from_disk, to_disk) = (cluster.disk(from), cluster.disk(to));
+    for (path, _) in cluster.stored(from) {
+        let copy = to_disk.join(path.strip_prefix(&from_disk).expect("a file of that disk"));
+        fs::create_dir_all(copy.parent().expect("a folder")).expect("a folder");
+        fs::copy(&path, &copy).expect("a copy");
+    }
+}
+
+/// Flips a bit in every part of a tensor.
+fn damage(path: &Path) {
+    let mut bytes = fs::read(path).expect("a tensor");
+    for part in bytes.chunks_mut(1 << 16) {
+        part[0] ^= 0x10;
+    }
+    fs::write(path, &bytes).expect("damage");
+}
+
+/// Two disks hold the same weights.
+fn same_weights(cluster: &Cluster, right: &str, other: &str) {
+    let (right_disk, other_disk) = (cluster.disk(right), cluster.disk(other));
+    assert_eq!(cluster.stored(right).len(), cluster.stored(other).len());
+    for (path, _) in cluster.stored(right) {
+        let name = path.strip_prefix(&right_disk).expect("a file of that disk");
+        let read = |path: &Path| fs::read(path).expect("a tensor");
+        let same = read(&path) == read(&other_disk.join(name));
+        assert!(same, "{} of {other}", name.display());
+    }
+}
+
 #[test]
 fn workers_of_one_machine_share_its_disk() {
     let (model, cluster) = (model(SMOLLM2), Cluster::default());

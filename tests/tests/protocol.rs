@@ -12,6 +12,7 @@ use potluck_link::dial::peer_to_wire;
 use potluck_link::weights::WeightsService;
 use potluck_link::{Link, Target, grpc_server, link_listener};
 use potluck_proto::wire::stage_client::StageClient;
+use potluck_proto::wire::weights_client::WeightsClient;
 use potluck_proto::wire::worker_client::WorkerClient;
 use potluck_proto::{PROTOCOL, limits, wire};
 use potluck_tests::cluster::Cluster;
@@ -27,6 +28,7 @@ struct Bench {
     address: SocketAddr,
     control: WorkerClient<Channel>,
     data: StageClient<Channel>,
+    cached: WeightsClient<Channel>,
     /// A real weights server.
     weights: wire::Peer,
     model: Arc<Model>,
@@ -48,7 +50,8 @@ impl Bench {
             address: worker.address.parse().unwrap(),
             worker: worker.process,
             control: WorkerClient::new(channel.clone()),
-            data: StageClient::new(channel),
+            data: StageClient::new(channel.clone()),
+            cached: WeightsClient::new(channel),
             weights: serve_weights(&link, Arc::clone(&model)),
             model,
             _cluster: cluster,
@@ -390,6 +393,55 @@ async fn frames_that_break_the_rules_end_their_stream_and_nothing_else() {
         answered.push(result.runs.first().and_then(|run| run.token).is_some());
     }
     assert_eq!(answered, [false, false, true]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_hands_on_what_it_has_and_nothing_else() {
+    let mut bench = Bench::new().await;
+    let load = bench.good_load(1, 1);
+    let tensors = load.manifest.clone().unwrap().tensors;
+    let ready = bench.load(load).await.expect("a plan");
+    let sent: Vec<_> = ready.sent.iter().map(|sent| sent.n_bytes).collect();
+    assert_eq!(sent, [ready.fetched_bytes], "all from the one source");
+
+    let unknown = vec![7; 32];
+    let mut hashes: Vec<_> = tensors.iter().map(|tensor| tensor.hash.clone()).collect();
+    hashes.push(unknown.clone().into());
+    let reply = bench.cached.have(wire::HaveRequest { hashes }).await;
+    let bitmap = reply.unwrap().into_inner().bitmap;
+    let n_there: u32 = bitmap.iter().map(|byte| byte.count_ones()).sum();
+    assert_eq!(n_there as usize, tensors.len());
+
+    let fetch = |hash: &[u8], offset, n_bytes| wire::FetchRequest {
+        hash: hash.to_vec().into(),
+        offset,
+        n_bytes,
+    };
+    let tensor = tensors.iter().max_by_key(|tensor| tensor.n_bytes).unwrap();
+    let part = fetch(&tensor.hash, 1000, limits::MAX_FRAME_BYTES as u64 + 1);
+    let mut chunks = bench.cached.fetch(part).await.unwrap().into_inner();
+    let mut n_bytes = 0;
+    while let Some(chunk) = chunks.message().await.unwrap() {
+        assert!(chunk.data.len() <= limits::MAX_FRAME_BYTES);
+        n_bytes += chunk.data.len();
+    }
+    assert_eq!(n_bytes, limits::MAX_FRAME_BYTES + 1);
+    let refusals = [
+        (fetch(&unknown, 0, 0), Code::NotFound),
+        (fetch(&[1, 2], 0, 0), Code::InvalidArgument),
+        (fetch(&tensor.hash, u64::MAX, 1), Code::OutOfRange),
+        (fetch(&tensor.hash, 1, u64::MAX), Code::OutOfRange),
+    ];
+    for (request, code) in refusals {
+        let status = bench.cached.fetch(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+    }
+    let too_many = wire::HaveRequest {
+        hashes: vec![tensor.hash.clone(); limits::MAX_TENSORS + 1],
+    };
+    let status = bench.cached.have(too_many).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    bench.describe().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
