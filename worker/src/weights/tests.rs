@@ -362,7 +362,7 @@ async fn who_cannot_be_reached_is_left_out() {
         let address = listener.local_addr().unwrap();
         Target::node(node(&home.authority).id(), [address])
     };
-    let (_, result) = home.fetch(&[nobody.clone()]).await;
+    let (_, result) = home.fetch(std::slice::from_ref(&nobody)).await;
     let error = result.unwrap_err();
     assert!(matches!(error, FetchError::NoSource { .. }), "{error}");
 
