@@ -152,7 +152,7 @@ fn a_machine_without_a_network_is_told() {
 #[test]
 fn a_port_that_another_program_uses_is_named() {
     let Some(lan) = lan(2) else { return };
-    let (_attic, kitchen, _coordinator) = pair(&lan);
+    let (attic, kitchen, coordinator) = pair(&lan);
     let taken = kitchen
         .host
         .run(|| std::net::TcpListener::bind("0.0.0.0:7461").expect("a port"));
@@ -163,6 +163,16 @@ fn a_port_that_another_program_uses_is_named() {
             "port 7461 is used by something else",
             "--listen",
         ],
+    );
+    drop(taken);
+    drop(coordinator);
+    let taken = attic
+        .host
+        .run(|| std::net::TcpListener::bind("0.0.0.0:7462").expect("a port"));
+    let said = complaints(&attic, &[]).join("\n");
+    assert!(
+        said.contains("port: failed: port 7462 is used by something else"),
+        "{said}"
     );
     drop(taken);
 }

@@ -73,7 +73,7 @@ async fn look(args: &Args) -> anyhow::Result<Vec<Finding>> {
     for name in own_cluster::names(args.cluster.as_deref())? {
         if let Some(own) = own_cluster::find(&name)? {
             belongs = true;
-            findings.extend(cluster::members(&own, &heard).await?);
+            findings.extend(cluster::members(&own, &interfaces, &heard).await?);
         }
     }
     if !belongs {

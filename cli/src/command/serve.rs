@@ -69,7 +69,7 @@ pub struct Args {
 }
 
 /// The port of a coordinator unless told otherwise.
-const NODE_PORT: u16 = 7462;
+pub const NODE_PORT: u16 = 7462;
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let own = own_cluster::open_or_create(&args.cluster.cluster, args.certificate_lifetime)?;

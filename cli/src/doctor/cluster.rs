@@ -11,6 +11,7 @@ use potluck_proto::wire::cluster_client::ClusterClient;
 use potluck_proto::{InstanceId, wire};
 
 use super::{Finding, open_port};
+use crate::command::serve::NODE_PORT;
 use crate::setup::joining::Membership;
 use crate::setup::local_worker::WORKER_PORT;
 
@@ -64,7 +65,7 @@ impl WorkerView<'_> {
                     &error,
                     "the coordinator",
                     "potluck serve",
-                    7462,
+                    NODE_PORT,
                 ));
             }
             Ok(connected) => {
@@ -238,10 +239,36 @@ fn clock(whose: &str, theirs: u64) -> Finding {
     }
 }
 
-/// The coordinator's view: every machine on its list.
-pub async fn members(own: &OwnCluster, heard: &[Found]) -> anyhow::Result<Vec<Finding>> {
+/// Whether the coordinator's port can be had, or is in use by this cluster's coordinator.
+async fn coordinator_port(own: &OwnCluster, interfaces: &Interfaces) -> Finding {
+    let at = interfaces.listen_on(NODE_PORT);
+    if link_listener(at).is_ok() {
+        return Finding::ok(
+            "port",
+            format!("port {NODE_PORT} is free for `potluck serve`"),
+        );
+    }
+    let local = [format!("127.0.0.1:{NODE_PORT}"), at.to_string()];
+    match own.link.connect(&Target::node(own.link.id(), local)).await {
+        Ok(_) => Finding::ok("port", "this cluster's `potluck serve` runs"),
+        Err(error) => Finding::failed(
+            "port",
+            format!(
+                "port {NODE_PORT} is used by something else than this cluster's coordinator ({error})"
+            ),
+            "end that program, or start the coordinator on another port: potluck serve --node-listen 0.0.0.0:7472",
+        ),
+    }
+}
+
+/// The coordinator's view: its port, and every machine on its list.
+pub async fn members(
+    own: &OwnCluster,
+    interfaces: &Interfaces,
+    heard: &[Found],
+) -> anyhow::Result<Vec<Finding>> {
     let members = own.admit_members(None)?;
-    let mut findings = Vec::new();
+    let mut findings = vec![coordinator_port(own, interfaces).await];
     if members.is_empty() {
         findings.push(Finding::warning(
             "members",
