@@ -118,11 +118,13 @@ fn explain_certificate(error: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             format!("its certificate is not valid yet ({error}); check the clock of both machines")
         }
-        CertificateError::UnknownIssuer => "it belongs to another cluster".into(),
+        // All authorities have the same name, so that of another cluster is found out by its signature.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "it belongs to another cluster".into()
+        }
         CertificateError::ApplicationVerificationFailure => {
             "its certificate names no node of this cluster".into()
         }
-        CertificateError::BadSignature => "its certificate is forged".into(),
         _ => format!("its certificate is not valid ({error})"),
     }
 }
