@@ -45,8 +45,8 @@ struct Try<'a> {
 
 impl Trying {
     fn begin(&self, node: NodeId) -> Option<Try<'_>> {
-        let begun = self.nodes().insert(node);
-        begun.then_some(Try { trying: self, node })
+        let is_first = self.nodes().insert(node);
+        is_first.then(|| Try { trying: self, node })
     }
 
     fn nodes(&self) -> MutexGuard<'_, HashSet<NodeId>> {
@@ -150,7 +150,9 @@ mod tests {
         let trying = Trying::default();
         let (ann, bob) = (NodeId([1; 16]), NodeId([2; 16]));
         let first = trying.begin(ann);
-        assert!(first.is_some() && trying.begin(ann).is_none());
+        assert!(first.is_some());
+        assert!(trying.begin(ann).is_none());
+        assert!(trying.begin(ann).is_none(), "a refusal changes nothing");
         assert!(trying.begin(bob).is_some());
         drop(first);
         assert!(trying.begin(ann).is_some());
