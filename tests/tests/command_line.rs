@@ -225,7 +225,10 @@ fn the_events_of_a_server_have_their_keys() {
     let keys = [
         ("worker_found", "address event name"),
         ("planned", "event plan"),
-        ("loaded", "cached_bytes event fetched_bytes from load_ms name"),
+        (
+            "loaded",
+            "cached_bytes event fetched_bytes from load_ms name",
+        ),
         ("ready", "event ring_us"),
         ("worker_lost", "event name why"),
         ("down", "event why"),

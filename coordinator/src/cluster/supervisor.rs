@@ -1,36 +1,33 @@
-//! The one owner of the cluster: `next_event` waits, `apply` is synchronous.
+//! The one owner of the cluster: `next_event` waits, `apply` is synchronous. Workers come and go in `workers.rs`, plans are made and
+//! end in `plans.rs`; here are the states, and the ring.
 //!
 //! The states follow each other in a circle: workers gather, a plan is made, stages load, the ring opens, answers are
 //! computed; and when anything of the ring is lost, what is left gathers again.
 
+mod plans;
 mod report;
+mod workers;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::net::IpAddr;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use potluck_link::dial::peer_to_wire;
-use potluck_link::invite::is_address;
 use potluck_link::mdns::{Discovery, Found};
 use potluck_link::state_dir::Stamp;
-use potluck_link::{PeerId, Role, Target};
-use potluck_proto::{
-    Fence, InstanceId, NodeId, PlanGen, SeqId, Step, StepId, frames, limits, wire,
-};
+use potluck_proto::{Fence, NodeId, PlanGen, Step, frames, wire};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::load::{self, LoadEvent, StageLoad};
-use super::member::{Described, MemberEvent, Watch};
-use super::membership::{Hint, Membership, Verdict};
-use super::ring::{self, RingNews};
+use super::load::LoadEvent;
+use super::member::MemberEvent;
+use super::membership::{Hint, Membership};
+use super::ring::RingNews;
 use super::{ClusterConfig, ClusterEvent};
-use crate::engine::{EngineStatus, FaultKind, RingEvent, RingLimits, RunFault};
+use crate::engine::{EngineStatus, RingEvent, RingLimits};
 use crate::http::StatusReport;
-use crate::planner::{Plan, StagePlan};
+use crate::planner::Plan;
 use crate::store::Model;
 
 /// After the last change among the workers this long must pass before a plan is made, so that workers that start
@@ -46,9 +43,6 @@ const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often the list of members is looked at: a node that was removed is cut off within this time.
 const LIST_INTERVAL: Duration = Duration::from_millis(250);
-
-/// Addresses of one worker that others are told.
-const MAX_ADDRESSES: usize = 8;
 
 /// Events between the tasks and the supervisor.
 const QUEUED_EVENTS: usize = 256;
@@ -275,201 +269,6 @@ impl Supervisor {
         self.fence.borrow().plan_gen.0
     }
 
-    // Workers.
-
-    /// Anybody can advertise, so only what leads to a node of the list is followed.
-    fn found(&mut self, found: Found) {
-        let node = found.advert.node;
-        if !self.is_listed(node) {
-            // It may have joined a moment ago.
-            self.read_list();
-        }
-        if self.is_listed(node) {
-            let addresses = found.addresses.iter().map(ToString::to_string).collect();
-            let (node, instance) = (self.worker(node), found.advert.instance);
-            self.follow(Hint::found(node, instance, addresses));
-        }
-    }
-
-    fn is_listed(&self, node: NodeId) -> bool {
-        let members = self.members.borrow();
-        members.node_ids.iter().any(|id| id.as_ref() == node.0)
-    }
-
-    fn follow(&mut self, hint: Hint) {
-        if self.membership.begin_watch(&hint) {
-            let watch = Watch {
-                link: self.config.cluster.link.clone(),
-                fence: self.fence.subscribe(),
-                members: self.members.subscribe(),
-                events: self.member_events.sender.clone(),
-            };
-            self.watchers.spawn(watch.run(hint));
-        }
-    }
-
-    /// Where workers were when the coordinator ran last: they are found even where mDNS does not work.
-    fn follow_remembered(&mut self) {
-        self.read_list();
-        match self.config.cluster.members().list() {
-            Ok(members) => {
-                for member in members.iter().filter(|member| !member.addresses.is_empty()) {
-                    self.follow(Hint::remembered(
-                        self.worker(member.node),
-                        &member.addresses,
-                    ));
-                }
-            }
-            Err(error) => tracing::error!(%error, "the list of members cannot be read"),
-        }
-    }
-
-    /// Takes a changed list of members into force: who is not on it any more is cut off.
-    fn read_list(&mut self) {
-        let members = self.config.cluster.members();
-        let stamp = members.stamp();
-        let first = self.members.borrow().coordinator_addresses.is_empty();
-        if stamp == self.list_stamp && !first {
-            return;
-        }
-        let listed = match members.list() {
-            Ok(listed) => listed,
-            // The list in force stays: a damaged file neither lets in nor cuts off anybody.
-            Err(error) => return tracing::error!(%error, "the list of members cannot be read"),
-        };
-        self.list_stamp = stamp;
-        let listed = listed.iter().map(|member| member.node);
-        let admitted: HashSet<_> = listed.chain(self.config.local_workers.clone()).collect();
-        self.config.cluster.link.admit(admitted.iter().copied());
-        let mut node_ids: Vec<_> = admitted.iter().map(|node| node.0.to_vec().into()).collect();
-        node_ids.sort_unstable();
-        self.members.send_replace(wire::Members {
-            node_ids,
-            coordinator_addresses: self.own_addresses.clone(),
-        });
-        let here: Vec<_> = self.membership.iter().map(|member| member.node).collect();
-        for node in here.iter().filter(|node| !admitted.contains(node)) {
-            let struck = self.membership.strike(node);
-            self.gone(struck, "it was removed from the cluster");
-        }
-    }
-
-    fn worker(&self, node: NodeId) -> PeerId {
-        PeerId {
-            cluster: self.config.cluster.id(),
-            role: Role::Worker,
-            node,
-        }
-    }
-
-    fn apply_member(&mut self, event: MemberEvent) {
-        match event {
-            MemberEvent::Answered(described, verdict) => {
-                // Without a watcher to hear it the worker was lost at once, which is told next.
-                let _ = verdict.send(self.answered(*described));
-            }
-            MemberEvent::Known { hint } => self.membership.known(&hint),
-            MemberEvent::Refused { hint, error } => {
-                tracing::info!(hint = hint.key, %error, "a worker cannot be used");
-                self.membership.refused(hint);
-            }
-            MemberEvent::Lost {
-                node,
-                instance,
-                why,
-            } => self.lost(node, instance, &why),
-            MemberEvent::Progress => self.progress_at = Instant::now(),
-            MemberEvent::Fault { fence, fault } if fence == *self.fence.borrow() => {
-                self.for_engine
-                    .push_back(RingEvent::Fault(run_fault(fault)));
-            }
-            MemberEvent::LinkDown {
-                fence,
-                node,
-                message,
-            } if fence == *self.fence.borrow() => {
-                let (from, to) = (self.name_of(&node), self.name_after(&node));
-                self.ring_lost(format!(
-                    "the connection from worker {from} to {to} broke ({message})"
-                ));
-            }
-            MemberEvent::Fault { .. } | MemberEvent::LinkDown { .. } => {}
-        }
-    }
-
-    fn answered(&mut self, described: Described) -> Verdict {
-        let (name, address) = (described.info.name.clone(), described.address.to_string());
-        let (node, addresses) = (described.node, addresses_of(&described));
-        let verdict = self.membership.join(described);
-        match &verdict {
-            Verdict::Known => return verdict,
-            Verdict::Copy { other } => {
-                tracing::warn!(
-                    name,
-                    address,
-                    other,
-                    "a second worker with the same identity is refused"
-                );
-                return verdict;
-            }
-            Verdict::Joined => {}
-        }
-        if let Err(error) = self.config.cluster.members().remember(node, &addresses) {
-            tracing::warn!(%error, "where a worker is could not be remembered");
-        }
-        tracing::info!(name, address, "worker found");
-        self.tell(ClusterEvent::WorkerFound { name, address });
-        if matches!(self.phase, Phase::Gathering) {
-            self.plan_at = Some(Instant::now() + SETTLE);
-        }
-        verdict
-    }
-
-    fn lost(&mut self, node: NodeId, instance: InstanceId, why: &str) {
-        // A worker that was struck off and has come back is another's business.
-        let is_it = |member: &&Described| member.instance == instance;
-        if self.membership.get(&node).filter(is_it).is_some() {
-            let member = self.membership.leave(&node);
-            self.gone(member, why);
-        }
-    }
-
-    fn gone(&mut self, member: Option<Described>, why: &str) {
-        let Some(member) = member else {
-            return;
-        };
-        let (name, node) = (member.info.name, member.node);
-        tracing::warn!(name, why, "worker lost");
-        self.tell(ClusterEvent::WorkerLost {
-            name: name.clone(),
-            why: why.to_owned(),
-        });
-        let in_use = self
-            .phase
-            .plan()
-            .is_some_and(|plan| plan.stages.iter().any(|stage| stage.worker == node));
-        if in_use {
-            self.ring_lost(format!("worker {name} was lost: {why}"));
-        }
-    }
-
-    fn name_of(&self, node: &NodeId) -> String {
-        self.membership
-            .get(node)
-            .map_or_else(|| node.to_string(), |member| member.info.name.clone())
-    }
-
-    /// The worker whose layers come after those of `node` in the plan, in words.
-    fn name_after(&self, node: &NodeId) -> String {
-        let stages = self.phase.plan().map(|plan| plan.stages.as_slice());
-        let mut stages = stages.unwrap_or_default().iter();
-        stages.find(|stage| stage.worker == *node);
-        match stages.next() {
-            Some(stage) => format!("worker {}", stage.name),
-            None => "the next stage".to_owned(),
-        }
-    }
-
     // Plans.
 
     fn tick(&mut self) {
@@ -522,219 +321,6 @@ impl Supervisor {
                 "a step did not come back, and no worker has computed anything for {seconds} s"
             ));
         }
-    }
-
-    fn begin_plan(&mut self) {
-        self.plan_at = None;
-        self.fence.send_modify(|fence| fence.plan_gen.0 += 1);
-        self.phase = Phase::Planning;
-        let workers = self.membership.iter().cloned().collect();
-        let (config, model) = (self.config.clone(), Arc::clone(&self.model));
-        let events = self.load_events.sender.clone();
-        self.plan_tasks.spawn(load::make_plan(
-            config,
-            model,
-            workers,
-            self.plan_gen(),
-            events,
-        ));
-    }
-
-    fn apply_load(&mut self, event: LoadEvent) {
-        match event {
-            LoadEvent::Planned { plan, infos } => {
-                infos
-                    .into_iter()
-                    .for_each(|(node, info)| self.membership.update(&node, info));
-                self.begin_load(plan);
-            }
-            LoadEvent::NoPlan { why } => self.gather_again(why),
-            LoadEvent::Failed { stage, why } => {
-                let name = self
-                    .phase
-                    .plan()
-                    .map(|plan| plan.stages[stage].name.clone())
-                    .unwrap_or_default();
-                self.gather_again(format!("worker {name} cannot load its layers: {why}"));
-            }
-            LoadEvent::Progress { stage, progress } => self.progress(stage, progress),
-        }
-    }
-
-    fn begin_load(&mut self, plan: Plan) {
-        for line in &plan.explanation {
-            tracing::info!("{line}");
-        }
-        self.tell(ClusterEvent::Planned(plan.clone()));
-        let fence = *self.fence.borrow();
-        for (index, stage) in plan.stages.iter().enumerate() {
-            let Some(member) = self.membership.get(&stage.worker) else {
-                return self.gather_again(format!(
-                    "worker {} was lost while the plan was made",
-                    stage.name
-                ));
-            };
-            let load = StageLoad {
-                index,
-                stage: stage.clone(),
-                next: plan.stages.get(index + 1).map(|next| self.peer_of(next)),
-                previous: match index.checked_sub(1).map(|before| &plan.stages[before]) {
-                    Some(before) => self.peer_of(before),
-                    None => self.own_peer(),
-                },
-                fence,
-                client: member.client.clone(),
-                sources: self.sources_for(&stage.worker),
-            };
-            let (config, model) = (self.config.clone(), Arc::clone(&self.model));
-            self.plan_tasks.spawn(load::load_stage(
-                config,
-                model,
-                load,
-                self.load_events.sender.clone(),
-            ));
-        }
-        self.tell_users("the workers are loading their layers".into());
-        self.phase = Phase::Loading { plan, n_ready: 0 };
-    }
-
-    /// A stage as the stage before it is told of it: where others than the coordinator reach it.
-    fn peer_of(&self, stage: &StagePlan) -> wire::Peer {
-        let member = self.membership.get(&stage.worker);
-        let addresses = member.map(addresses_of).unwrap_or_default();
-        peer_to_wire(self.worker(stage.worker), &addresses)
-    }
-
-    /// Who may have weights for a worker: all others, and this coordinator, which has all of them.
-    fn sources_for(&self, node: &NodeId) -> Vec<wire::Peer> {
-        let others = self.membership.iter().filter(|member| member.node != *node);
-        let others =
-            others.map(|member| peer_to_wire(self.worker(member.node), &addresses_of(member)));
-        let others = others.take(limits::MAX_SOURCES - 1);
-        others.chain([self.own_peer()]).collect()
-    }
-
-    /// This coordinator, as workers are told of it.
-    fn own_peer(&self) -> wire::Peer {
-        peer_to_wire(self.config.cluster.link.id(), &self.own_addresses)
-    }
-
-    fn progress(&mut self, stage: usize, progress: wire::LoadProgress) {
-        use wire::load_progress::Stage;
-        let Phase::Loading { plan, n_ready } = &mut self.phase else {
-            return;
-        };
-        let name = plan.stages[stage].name.clone();
-        let event = match progress.stage {
-            Some(Stage::Fetching(wire::Fetching {
-                done_bytes,
-                total_bytes,
-            })) => ClusterEvent::Fetching {
-                name,
-                done_bytes,
-                total_bytes,
-            },
-            Some(Stage::Loading(wire::Loading {
-                done_bytes,
-                total_bytes,
-            })) => ClusterEvent::Loading {
-                name,
-                done_bytes,
-                total_bytes,
-            },
-            Some(Stage::Ready(ready)) => {
-                *n_ready += 1;
-                let all_ready = *n_ready == plan.stages.len();
-                self.tell(self.loaded(name, ready));
-                if all_ready {
-                    self.open_ring();
-                }
-                return;
-            }
-            Some(Stage::WeightsDamaged(damaged)) => self.damaged(name, damaged),
-            None => return,
-        };
-        self.tell(event);
-    }
-
-    fn loaded(&self, name: String, ready: wire::Ready) -> ClusterEvent {
-        let mut from = BTreeMap::new();
-        for sent in ready.sent.iter().take(limits::MAX_SOURCES) {
-            let n_bytes: &mut u64 = from.entry(self.name_of_source(&sent.node_id)).or_default();
-            *n_bytes = n_bytes.saturating_add(sent.n_bytes);
-        }
-        ClusterEvent::Loaded {
-            name,
-            fetched_bytes: ready.fetched_bytes,
-            cached_bytes: ready.cached_bytes,
-            load_ms: ready.load_ms,
-            from,
-        }
-    }
-
-    fn damaged(&self, worker: String, damaged: wire::WeightsDamaged) -> ClusterEvent {
-        let source = self.name_of_source(&damaged.node_id);
-        let tensor = match self.model.has_tensor(&damaged.tensor) {
-            true => damaged.tensor,
-            false => "of an unknown name".to_owned(),
-        };
-        tracing::warn!(
-            worker,
-            source,
-            tensor,
-            "wrong bytes of a tensor were sent and thrown away"
-        );
-        ClusterEvent::WeightsDamaged {
-            worker,
-            source,
-            tensor,
-        }
-    }
-
-    /// A node that weights came from, for people.
-    fn name_of_source(&self, node: &[u8]) -> String {
-        match NodeId::try_from(node) {
-            Ok(node) if node == self.config.cluster.link.id().node => "coordinator".to_owned(),
-            Ok(node) => self.name_of(&node),
-            Err(_) => "an unknown node".to_owned(),
-        }
-    }
-
-    fn open_ring(&mut self) {
-        let Some(plan) = self.phase.plan().cloned() else {
-            return;
-        };
-        let (Some(first), Some(last)) = (plan.stages.first(), plan.stages.last()) else {
-            return;
-        };
-        let end = |stage: &StagePlan| ring::End {
-            name: stage.name.clone(),
-            target: Target::node(self.worker(stage.worker), [&stage.address]),
-        };
-        self.plan_tasks.spawn(ring::run(
-            self.config.cluster.link.clone(),
-            *self.fence.borrow(),
-            end(first),
-            end(last),
-            self.ring_news.sender.clone(),
-        ));
-        self.phase = Phase::Opening { plan };
-    }
-
-    /// The plan came to nothing: wait for a change among the workers, or a while, and try again.
-    fn gather_again(&mut self, why: String) {
-        self.end_plan();
-        self.down(why);
-        self.plan_at = Some(Instant::now() + RETRY_INTERVAL);
-    }
-
-    fn end_plan(&mut self) {
-        self.plan_tasks = JoinSet::new();
-        self.phase = Phase::Gathering;
-        self.up_when_engine_is_down = false;
-        self.announce = None;
-        // From here on everything of the plan is out of date.
-        self.fence.send_modify(|fence| fence.plan_gen.0 += 1);
     }
 
     // The ring.
@@ -850,40 +436,5 @@ impl Supervisor {
     }
 }
 
-/// Where other machines reach a worker: where this one did, and where the worker says that it is. What means something on this
-/// machine only comes last.
-fn addresses_of(member: &Described) -> Vec<String> {
-    let mut addresses = member.info.addresses.clone();
-    let seen = member.address.to_string();
-    addresses.retain(|address| *address != seen && is_address(address));
-    let is_own = match member.address.ip() {
-        IpAddr::V4(v4) => v4.is_loopback(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local(),
-    };
-    match is_own {
-        true => addresses.push(seen),
-        false => addresses.insert(0, seen),
-    }
-    addresses.truncate(MAX_ADDRESSES);
-    addresses
-}
-
 /// How the reason begins when only workers are missing.
 const WAITING: &str = "waiting for";
-
-fn run_fault(fault: wire::RunFault) -> RunFault {
-    let kind = match fault.fault() {
-        wire::Fault::Unspecified => FaultKind::Unspecified,
-        wire::Fault::Gap => FaultKind::Gap,
-        wire::Fault::KvFull => FaultKind::KvFull,
-        wire::Fault::NotFinite => FaultKind::NotFinite,
-        wire::Fault::Invalid => FaultKind::Invalid,
-    };
-    RunFault {
-        seq: SeqId(fault.seq),
-        step: StepId(fault.step_id),
-        kind,
-        kv_len: fault.kv_len,
-        message: fault.message,
-    }
-}
