@@ -445,6 +445,52 @@ async fn a_worker_hands_on_what_it_has_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_computed_is_reported_to_the_coordinator() {
+    let mut bench = Bench::new().await;
+    for fence in [None, Some(wire::Fence::default())] {
+        let first = wire::ControlRequest {
+            fence,
+            ping: 1,
+            members: None,
+        };
+        let refusal = bench.control.control(tokio_stream::iter([first])).await;
+        let refusal = refusal.expect_err("a session of no plan");
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
+    }
+    bench.load(bench.good_load(1, 1)).await.expect("a plan");
+    let (pings, requests) = tokio::sync::mpsc::channel(1);
+    let first = wire::ControlRequest {
+        fence: Some(bench.fence(1, 1)),
+        ping: 1,
+        members: Some(wire::Members {
+            node_ids: vec![vec![].into(), vec![1; 15].into(), vec![0; 1 << 20].into()],
+            coordinator_addresses: vec!["nowhere".into(); 1000],
+        }),
+    };
+    pings.send(first).await.unwrap();
+    let requests = ReceiverStream::new(requests);
+    let mut events = bench.control.control(requests).await.unwrap().into_inner();
+    let d_model = bench.model.shape().d_model as usize;
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let frame = frame(bench.fence(1, 1), 0, hidden(value, d_model));
+        bench.send(vec![frame]).await.expect("a stream");
+        let fault = loop {
+            let event = tokio::time::timeout(PATIENCE, events.message()).await;
+            let event = event
+                .expect("an event in time")
+                .unwrap()
+                .expect("a session");
+            if let Some(wire::control_event::Event::RunFault(fault)) = event.event {
+                break fault;
+            }
+        };
+        assert_eq!(fault.fault(), wire::Fault::NotFinite, "{fault:?}");
+        assert_eq!(fault.seq, 1, "{fault:?}");
+    }
+    bench.describe().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_protocol_disturb_nobody() {
     let mut bench = Bench::new().await;
     let silent: Vec<TcpStream> = (0..20)

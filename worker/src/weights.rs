@@ -6,6 +6,7 @@
 mod arriving;
 mod cache;
 mod fetch;
+mod outcome;
 mod pieces;
 mod served;
 mod sources;
@@ -21,7 +22,8 @@ use potluck_proto::{ContentHash, Manifest, ManifestTensor};
 use crate::load::{LoadError, TensorSource, TensorSpec};
 
 pub use cache::{CacheError, WeightCache};
-pub use fetch::{Damage, Report, fetch_missing};
+pub use fetch::fetch_missing;
+pub use outcome::{Damage, Report};
 pub use served::CacheTensors;
 
 /// The tensors of a manifest, read from the cache.

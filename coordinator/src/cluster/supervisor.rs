@@ -6,6 +6,7 @@
 
 mod plans;
 mod report;
+mod weights;
 mod workers;
 
 use std::collections::VecDeque;

@@ -4,88 +4,23 @@
 //! piece, the disk) runs in tasks that report back. Bytes prove themselves by the hash of their whole tensor. One whose hash is
 //! wrong is fetched again from one source at a time: then it is known who sent what, and whoever lied is not asked again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use potluck_link::{Expect, Link, Target};
-use potluck_proto::{Manifest, ManifestTensor, NodeId};
+use potluck_link::{Link, Target};
+use potluck_proto::{Manifest, ManifestTensor};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::arriving::{Arriving, Work, Written, who_lied};
 use super::cache::{CacheError, PartFile, WeightCache};
+use super::outcome::{Damage, FetchError, Report};
 use super::pieces::{Arrival, Piece, Pieces, SourceIndex, TensorIndex};
 use super::sources::{PieceError, Source};
 
 /// How often it is looked whether a piece is overdue.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-
-/// Weights that could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// None of the sources answered.
-    #[error(
-        "no source of weights could be reached: {why}; check that the coordinator is still running"
-    )]
-    NoSource {
-        /// The last error.
-        why: String,
-    },
-    /// The sources broke off, or do not have it.
-    #[error("tensor `{name}` could not be fetched: {why}")]
-    Broken {
-        /// Name of the tensor.
-        name: String,
-        /// Why.
-        why: String,
-    },
-    /// Every source sends other bytes than the hash says.
-    #[error(
-        "tensor `{name}` arrived damaged from every source that has it; their copies of the model are broken"
-    )]
-    WrongBytes {
-        /// Name of the tensor.
-        name: String,
-    },
-    /// The cache cannot be used.
-    #[error(transparent)]
-    Cache(#[from] CacheError),
-}
-
-/// What a load has moved.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Bytes that crossed the network, by who sent them.
-    pub sent: BTreeMap<NodeId, u64>,
-    /// Bytes that were in the cache when the last fetch began.
-    pub cached_bytes: u64,
-    /// Wrong bytes that were found.
-    pub damaged: Vec<Damage>,
-}
-
-/// A source sent other bytes than those of a tensor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    /// Name of the tensor.
-    pub tensor: String,
-    /// Who sent them.
-    pub source: NodeId,
-}
-
-impl Report {
-    /// Bytes that crossed the network.
-    pub fn fetched_bytes(&self) -> u64 {
-        self.sent.values().sum()
-    }
-
-    fn trusts(&self, target: &Target) -> bool {
-        match target.expect {
-            Expect::Node(peer) => self.damaged.iter().all(|damage| damage.source != peer.node),
-            Expect::Any(_) => true,
-        }
-    }
-}
 
 /// Brings every tensor of the manifest into the cache, from sources that have told no lie in `report`, which is added to.
 /// `progress` counts bytes fetched.

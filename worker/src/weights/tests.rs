@@ -16,7 +16,8 @@ use tempfile::TempDir;
 use tonic::Status;
 
 use super::cache::WeightCache;
-use super::fetch::{FetchError, Report, fetch_missing};
+use super::fetch::fetch_missing;
+use super::outcome::{FetchError, Report};
 
 /// Much longer than anything here takes, and shorter than the silence after which a source is given up.
 const SOON: Duration = Duration::from_secs(15);
