@@ -14,10 +14,22 @@ use potluck_tests::process::invoke;
 /// Pairs of runs.
 const ROUNDS: usize = 7;
 
-/// Words of the prompt: about 1 900 tokens, so that a demo's context of 2 048 holds the answer too.
-const WORDS: usize = 1900;
+/// What a run computes. A prompt of 1 900 tokens leaves room for an answer in a demo's context of 2 048; encryption's part of
+/// decoding is seen best where there is least to compute, after a short one.
+struct Load {
+    prompt_tokens: usize,
+    answer_tokens: &'static str,
+}
 
-const ANSWER_TOKENS: &str = "96";
+const LONG_PROMPT: Load = Load {
+    prompt_tokens: 1900,
+    answer_tokens: "16",
+};
+
+const LONG_ANSWER: Load = Load {
+    prompt_tokens: 20,
+    answer_tokens: "512",
+};
 
 /// Tokens a second.
 struct Speed {
@@ -27,20 +39,18 @@ struct Speed {
 
 fn main() {
     let n_workers = std::env::args().nth(1).unwrap_or_else(|| "2".into());
-    // One pair to warm the caches.
-    run(&n_workers, true);
-    let pairs: Vec<_> = (0..ROUNDS)
-        .map(|_| (run(&n_workers, false), run(&n_workers, true)))
-        .collect();
-    let all = |of: &dyn Fn(&(Speed, Speed)) -> f64| pairs.iter().map(of).collect::<Vec<_>>();
-    let ms = |speed: &Speed| 1e3 / speed.decode;
     println!("{n_workers} workers, medians of {ROUNDS} pairs of runs in turn");
+    let pairs = pairs(&n_workers, &LONG_PROMPT);
+    let all = |of: &dyn Fn(&(Speed, Speed)) -> f64| pairs.iter().map(of).collect::<Vec<_>>();
     println!(
         "prefill, tokens/s: {:.1} plaintext, {:.1} TLS, ratio {:.3}",
         median(all(&|(plain, _)| plain.prefill)),
         median(all(&|(_, tls)| tls.prefill)),
         median(all(&|(plain, tls)| tls.prefill / plain.prefill)),
     );
+    let pairs = self::pairs(&n_workers, &LONG_ANSWER);
+    let all = |of: &dyn Fn(&(Speed, Speed)) -> f64| pairs.iter().map(of).collect::<Vec<_>>();
+    let ms = |speed: &Speed| 1e3 / speed.decode;
     println!(
         "decode, ms/token: {:.3} plaintext, {:.3} TLS, difference {:+.3}",
         median(all(&|(plain, _)| ms(plain))),
@@ -49,13 +59,21 @@ fn main() {
     );
 }
 
-fn run(n_workers: &str, is_encrypted: bool) -> Speed {
+fn pairs(n_workers: &str, load: &Load) -> Vec<(Speed, Speed)> {
+    // One run to warm the caches.
+    run(n_workers, load, true);
+    (0..ROUNDS)
+        .map(|_| (run(n_workers, load, false), run(n_workers, load, true)))
+        .collect()
+}
+
+fn run(n_workers: &str, load: &Load, is_encrypted: bool) -> Speed {
     let model = model(SMOLLM2).display().to_string();
     let prompt = ["sea", "wind", "stone", "light", "river"].map(|word| format!(" the {word}"));
     let prompt: String = prompt
         .iter()
         .cycle()
-        .take(WORDS / 2)
+        .take(load.prompt_tokens / 2)
         .map(String::as_str)
         .collect();
     let demo = invoke([
@@ -67,7 +85,7 @@ fn run(n_workers: &str, is_encrypted: bool) -> Speed {
         "--model",
         &model,
         "--max-tokens",
-        ANSWER_TOKENS,
+        load.answer_tokens,
     ]);
     let demo = demo.env("POTLUCK_PROMPT", prompt);
     let demo = match is_encrypted {

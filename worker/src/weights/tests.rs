@@ -10,7 +10,7 @@ use bytes::Bytes;
 use potluck_link::authority::{Authority, NODE_LIFETIME};
 use potluck_link::credential::Credential;
 use potluck_link::weights::{StoredBytes, TensorStore, WeightsService};
-use potluck_link::{Link, Role, Target, grpc_server, link_listener};
+use potluck_link::{Expect, Link, Role, Target, grpc_server, link_listener};
 use potluck_proto::{ContentHash, Manifest, ManifestTensor, NodeId};
 use tempfile::TempDir;
 use tonic::Status;
@@ -187,7 +187,13 @@ impl Home {
         Target::node(link.id(), [address])
     }
 
+    /// Fetches from these sources, which the coordinator has told the newcomer of.
     async fn fetch(&self, sources: &[Target]) -> (Report, Result<(), FetchError>) {
+        let node = |source: &Target| match source.expect {
+            Expect::Node(peer) => Some(peer.node),
+            Expect::Any(_) => None,
+        };
+        self.newcomer.admit(sources.iter().filter_map(node));
         let (mut report, progress) = (Report::default(), AtomicU64::new(0));
         let cache = self.cache();
         let fetch = fetch_missing(
