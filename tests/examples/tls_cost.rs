@@ -12,7 +12,7 @@ use potluck_tests::models::{SMOLLM2, model};
 use potluck_tests::process::invoke;
 
 /// Pairs of runs.
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 14;
 
 /// What a run computes. A prompt of 1 900 tokens leaves room for an answer in a demo's context of 2 048; encryption's part of
 /// decoding is seen best where there is least to compute, after a short one.
@@ -31,10 +31,12 @@ const LONG_ANSWER: Load = Load {
     answer_tokens: "512",
 };
 
-/// Tokens a second.
+/// Tokens a second, and the ring's own time.
 struct Speed {
     prefill: f64,
     decode: f64,
+    /// Time of an empty step round the ring: what a token costs besides its computing.
+    ring_us: f64,
 }
 
 fn main() {
@@ -51,6 +53,11 @@ fn main() {
     let pairs = self::pairs(&n_workers, &LONG_ANSWER);
     let all = |of: &dyn Fn(&(Speed, Speed)) -> f64| pairs.iter().map(of).collect::<Vec<_>>();
     let ms = |speed: &Speed| 1e3 / speed.decode;
+    println!(
+        "an empty step round the ring, us: {:.0} plaintext, {:.0} TLS",
+        median(all(&|(plain, _)| plain.ring_us)),
+        median(all(&|(_, tls)| tls.ring_us)),
+    );
     println!(
         "decode, ms/token: {:.3} plaintext, {:.3} TLS, difference {:+.3}",
         median(all(&|(plain, _)| ms(plain))),
@@ -112,6 +119,7 @@ fn run(n_workers: &str, load: &Load, is_encrypted: bool) -> Speed {
     Speed {
         prefill: number("prompt_tokens_per_second"),
         decode: number("tokens_per_second"),
+        ring_us: number("ring_us"),
     }
 }
 
