@@ -45,10 +45,7 @@ impl<'a> Machine<'a> {
             .invoke(arguments.iter().copied())
             .env("POTLUCK_STATE", self.path("state"))
             .env("POTLUCK_WEIGHTS", self.path("weights"))
-            .env(
-                "POTLUCK_LOG",
-                std::env::var("LANLOG").unwrap_or("warn".into()),
-            )
+            .env("POTLUCK_LOG", "warn")
     }
 
     /// Starts a coordinator without a worker of its own. Returns it and its first invite.

@@ -77,10 +77,8 @@ pub fn passing(name: &str) -> anyhow::Result<Borrowed> {
 
 /// The cluster of this machine if there is one, or one that ends with the command.
 pub fn lasting_or_passing(name: &str) -> anyhow::Result<Borrowed> {
-    match find(name)? {
-        Some(cluster) => borrow(cluster, None),
-        None => passing(name),
-    }
+    let (cluster, folder) = find_or_passing(name)?;
+    borrow(cluster, folder)
 }
 
 /// The cluster of this machine if there is one, or one that ends with the command; not to be its coordinator.
