@@ -5,14 +5,12 @@
 //! POTLUCK_TEST_PROGRAM=target/plaintext-bench/release/potluck cargo run --release --package potluck-tests --example tls_cost
 //! ```
 //!
-//! Both runs are of that one build, which drops the encryption after the handshake if it is asked to. Prints medians, and the ratio
-//! and difference of each pair of runs.
+//! Both runs are of that one build, which drops the encryption after the handshake if it is asked to. Which of a pair goes first
+//! alternates. Prints medians, and the median difference of pairs with the middle half's spread and the standard error of the median.
+//! The arguments are workers (2) and pairs of runs: of a long prompt (7) and of a long answer (100).
 
 use potluck_tests::models::{SMOLLM2, model};
 use potluck_tests::process::invoke;
-
-/// Pairs of runs.
-const ROUNDS: usize = 14;
 
 /// What a run computes. A prompt of 1 900 tokens leaves room for an answer in a demo's context of 2 048; encryption's part of
 /// decoding is seen best where there is least to compute, after a short one.
@@ -28,7 +26,7 @@ const LONG_PROMPT: Load = Load {
 
 const LONG_ANSWER: Load = Load {
     prompt_tokens: 20,
-    answer_tokens: "512",
+    answer_tokens: "128",
 };
 
 /// Tokens a second, and the ring's own time.
@@ -40,37 +38,54 @@ struct Speed {
 }
 
 fn main() {
-    let n_workers = std::env::args().nth(1).unwrap_or_else(|| "2".into());
-    println!("{n_workers} workers, medians of {ROUNDS} pairs of runs in turn");
-    let pairs = pairs(&n_workers, &LONG_PROMPT);
-    let all = |of: &dyn Fn(&(Speed, Speed)) -> f64| pairs.iter().map(of).collect::<Vec<_>>();
+    let mut args = std::env::args().skip(1);
+    let n_workers = args.next().unwrap_or_else(|| "2".into());
+    let mut rounds = |default: usize| {
+        args.next()
+            .map_or(default, |n| n.parse().expect("a number of pairs"))
+    };
+    let (n_prompts, n_answers) = (rounds(7), rounds(100));
+    println!("{n_workers} workers, medians of {n_prompts} and {n_answers} pairs of runs in turn");
+    let prompts = pairs(&n_workers, &LONG_PROMPT, n_prompts);
+    report("prefill, tokens/s", &prompts, |speed| speed.prefill);
+    let answers = pairs(&n_workers, &LONG_ANSWER, n_answers);
+    report("an empty step round the ring, us", &answers, |speed| {
+        speed.ring_us
+    });
+    report("decode, ms/token", &answers, |speed| 1e3 / speed.decode);
+}
+
+/// One line: both medians, and what is to be said of the differences.
+fn report(what: &str, pairs: &[(Speed, Speed)], of: impl Fn(&Speed) -> f64) {
+    let (plain, tls): (Vec<f64>, Vec<f64>) = pairs.iter().map(|(p, t)| (of(p), of(t))).unzip();
+    let mut differences: Vec<f64> = plain.iter().zip(&tls).map(|(p, t)| t - p).collect();
+    differences.sort_by(f64::total_cmp);
+    let quartile = |i: usize| differences[(differences.len() - 1) * i / 4];
+    let spread = quartile(3) - quartile(1);
+    // Of a normal distribution: the middle half is 1.349 standard deviations wide, and a median's error is 1.253 of the mean's.
+    let error = 1.253 * spread / 1.349 / (differences.len() as f64).sqrt();
+    let (plain, tls) = (median(plain), median(tls));
     println!(
-        "prefill, tokens/s: {:.1} plaintext, {:.1} TLS, ratio {:.3}",
-        median(all(&|(plain, _)| plain.prefill)),
-        median(all(&|(_, tls)| tls.prefill)),
-        median(all(&|(plain, tls)| tls.prefill / plain.prefill)),
-    );
-    let pairs = self::pairs(&n_workers, &LONG_ANSWER);
-    let all = |of: &dyn Fn(&(Speed, Speed)) -> f64| pairs.iter().map(of).collect::<Vec<_>>();
-    let ms = |speed: &Speed| 1e3 / speed.decode;
-    println!(
-        "an empty step round the ring, us: {:.0} plaintext, {:.0} TLS",
-        median(all(&|(plain, _)| plain.ring_us)),
-        median(all(&|(_, tls)| tls.ring_us)),
-    );
-    println!(
-        "decode, ms/token: {:.3} plaintext, {:.3} TLS, difference {:+.3}",
-        median(all(&|(plain, _)| ms(plain))),
-        median(all(&|(_, tls)| ms(tls))),
-        median(all(&|(plain, tls)| ms(tls) - ms(plain))),
+        "{what}: {plain:.3} plaintext, {tls:.3} TLS, ratio {:.3}; pairs differ by {:+.3}, half of them within {spread:.3}, standard error {error:.3}",
+        tls / plain,
+        quartile(2)
     );
 }
 
-fn pairs(n_workers: &str, load: &Load) -> Vec<(Speed, Speed)> {
+/// Pairs of runs, plaintext and TLS.
+fn pairs(n_workers: &str, load: &Load, n: usize) -> Vec<(Speed, Speed)> {
     // One run to warm the caches.
     run(n_workers, load, true);
-    (0..ROUNDS)
-        .map(|_| (run(n_workers, load, false), run(n_workers, load, true)))
+    (0..n)
+        .map(|i| {
+            let first = run(n_workers, load, i % 2 == 1);
+            let second = run(n_workers, load, i % 2 == 0);
+            if i % 2 == 0 {
+                (first, second)
+            } else {
+                (second, first)
+            }
+        })
         .collect()
 }
 

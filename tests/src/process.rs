@@ -213,6 +213,17 @@ impl Running {
         self.wait(PATIENCE);
     }
 
+    /// The processor time that it has used.
+    pub fn cpu_time(&self) -> Duration {
+        let pid = sysinfo::Pid::from_u32(self.child.id());
+        let mut system = System::new().expect("a system that lists its processes");
+        let kind = ProcessRefreshKind::nothing().with_cpu();
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, kind);
+        let process = system.process(pid);
+        let process = process.unwrap_or_else(|| panic!("{} has ended", self.words));
+        Duration::from_millis(process.accumulated_cpu_time())
+    }
+
     /// The processes that it started.
     pub fn children(&self) -> Vec<sysinfo::Pid> {
         let parent = sysinfo::Pid::from_u32(self.child.id());

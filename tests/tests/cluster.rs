@@ -354,6 +354,11 @@ fn a_coordinator_without_workers_says_what_it_waits_for() {
     assert_eq!(status["state"], "waiting_for_workers", "{status:#}");
     let refused = coordinator.http.chat(QUESTION, json!({}));
     assert_eq!(refused.status, 503, "{refused:?}");
+    // It waits without computing: one that looked all the time would use as much as passes.
+    let before = coordinator.process.cpu_time();
+    std::thread::sleep(Duration::from_secs(3));
+    let used = coordinator.process.cpu_time() - before;
+    assert!(used < Duration::from_secs(1), "{used:?} of 3 s");
 }
 
 /// The same question without a cluster.

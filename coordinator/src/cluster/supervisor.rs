@@ -73,6 +73,8 @@ enum Event {
     Ring(u64, RingNews),
     Step(Step),
     EngineStatus,
+    /// The workers have settled, or a failed plan may be tried again.
+    Settled,
     Tick,
     Stop,
 }
@@ -241,7 +243,7 @@ impl Supervisor {
             _ = clocks.list.tick() => Event::List,
             Some(found) = found => Event::Found(found),
             Ok(()) = self.links.engine.changed() => Event::EngineStatus,
-            () = settled => Event::Tick,
+            () = settled => Event::Settled,
             _ = clocks.ticks.tick() => Event::Tick,
         }
     }
@@ -261,6 +263,7 @@ impl Supervisor {
                 self.raise_when_engine_is_down();
                 self.announce_when_engine_is_up();
             }
+            Event::Settled => self.settled(),
             Event::Tick => self.tick(),
             Event::Stop => {}
         }
@@ -282,22 +285,33 @@ impl Supervisor {
             .map(|address| Hint::address(address));
         let hints: Vec<_> = named.chain(self.membership.to_ask_again()).collect();
         hints.into_iter().for_each(|hint| self.follow(hint));
-        if !matches!(self.phase, Phase::Gathering) {
-            return;
+        if matches!(self.phase, Phase::Gathering) && !self.has_enough_workers() {
+            self.say_what_is_missing();
         }
-        let needed = self.config.workers.needed();
-        let n_here = self.membership.len();
-        if n_here < needed {
-            // What was lost says more than what is missing now.
-            if self.why.as_ref().is_none_or(|why| why.starts_with(WAITING)) {
-                let why = format!("{WAITING} {needed} worker(s), {n_here} here");
-                self.tell_users(why.clone());
-                self.why = Some(why);
-            }
-            return;
+    }
+
+    /// Plans with the workers that are here. If they are too few the next one to come sets the time anew: a time that has
+    /// passed must not stay, as it would wake the supervisor for ever.
+    fn settled(&mut self) {
+        self.plan_at = None;
+        match self.phase {
+            Phase::Gathering if self.has_enough_workers() => self.begin_plan(),
+            Phase::Gathering => self.say_what_is_missing(),
+            _ => {}
         }
-        if self.plan_at.is_some_and(|at| at <= Instant::now()) {
-            self.begin_plan();
+    }
+
+    fn has_enough_workers(&self) -> bool {
+        self.membership.len() >= self.config.workers.needed()
+    }
+
+    fn say_what_is_missing(&mut self) {
+        // What was lost says more than what is missing now.
+        if self.why.as_ref().is_none_or(|why| why.starts_with(WAITING)) {
+            let (needed, n_here) = (self.config.workers.needed(), self.membership.len());
+            let why = format!("{WAITING} {needed} worker(s), {n_here} here");
+            self.tell_users(why.clone());
+            self.why = Some(why);
         }
     }
 

@@ -17,7 +17,6 @@ use crate::planner::{Plan, StagePlan};
 
 impl Supervisor {
     pub(super) fn begin_plan(&mut self) {
-        self.plan_at = None;
         self.fence.send_modify(|fence| fence.plan_gen.0 += 1);
         self.phase = Phase::Planning;
         let workers = self.membership.iter().cloned().collect();
