@@ -1,8 +1,8 @@
 //! Speed of the matrix products: `cargo run -p potluck-kernels --release --example matmul_bench [isa] [type ...]`.
 //!
 //! For each type, size, thread count and number of columns: GB of weights and billions of multiply-adds a second,
-//! activation quantisation included. One thread is timed in its own CPU time where the system tells it, as the machine may be
-//! shared; several threads in wall time, the best of several rounds.
+//! activation quantisation included, and the larger of their shares of what the machine can do at most. Of several rounds the fastest
+//! counts, as the machine may be shared.
 
 use std::time::{Duration, Instant};
 
@@ -21,15 +21,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .map_or(Ok(Isa::detect()), |name| Isa::from_name(name))?,
     )?;
     let wanted = |ty: &WeightType| args.len() < 2 || args[1..].iter().any(|name| name == ty.name());
+    let limits = [1, 2].map(|n_threads| kernels.limits(&Pool::new(n_threads)));
     println!("{}", kernels.isa().name());
-    println!("type      k  rows threads cols   GB/s GMAC/s");
+    for (i, limit) in limits.iter().enumerate() {
+        println!(
+            "limits with {} threads: {:.1} GB/s, {:.1} GMAC/s",
+            i + 1,
+            limit.read_bytes_per_second / 1e9,
+            limit.int8_macs_per_second / 1e9
+        );
+    }
+    println!("type      k  rows threads cols   GB/s GMAC/s  limit");
     for ty in WeightType::ALL.into_iter().filter(wanted) {
         for (n_cols, n_rows) in SIZES {
-            let Some(size) = PackedMatrix::packed_bytes(ty, n_rows, n_cols) else {
+            let Some(size) = kernels.packed_bytes(ty, n_rows, n_cols) else {
                 continue;
             };
             let bytes = weights(n_rows * ty.row_bytes(n_cols).unwrap_or(0));
-            let w = PackedMatrix::pack(ty, n_rows, n_cols, &bytes)?;
+            let w = kernels.pack(&Pool::new(1), ty, n_rows, n_cols, &bytes)?;
             let matrices = vec![w; (WEIGHT_BYTES / size).max(1)];
             for n_threads in [1, 2] {
                 let pool = Pool::new(n_threads);
@@ -37,9 +46,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     let seconds = time(kernels, &pool, &matrices, n_tokens);
                     let gb = size as f64 / seconds / 1e9;
                     let gmac = (n_rows * n_cols * n_tokens) as f64 / seconds / 1e9;
+                    let limit = limits[n_threads - 1];
+                    let share = (gb * 1e9 / limit.read_bytes_per_second)
+                        .max(gmac * 1e9 / limit.int8_macs_per_second);
                     let ty = ty.name();
                     println!(
-                        "{ty:5} {n_cols:5} {n_rows:5} {n_threads:7} {n_tokens:4} {gb:6.1} {gmac:6.1}"
+                        "{ty:5} {n_cols:5} {n_rows:5} {n_threads:7} {n_tokens:4} {gb:6.1} {gmac:6.1} {:5.0}%",
+                        100.0 * share
                     );
                 }
             }
@@ -60,26 +73,16 @@ fn time(kernels: Kernels, pool: &Pool, matrices: &[PackedMatrix], n_tokens: usiz
     let (k, n_rows) = (matrices[0].n_cols(), matrices[0].n_rows());
     let x: Vec<f32> = (0..n_tokens * k).map(|i| (i as f32 * 0.37).sin()).collect();
     let (mut q, mut out) = (QuantizedRows::new(), vec![0.0; n_tokens * n_rows]);
-    let (start, cpu_start) = (Instant::now(), cpu_seconds());
-    let (mut best, mut n_products) = (f64::INFINITY, 0);
+    let start = Instant::now();
+    let mut best = f64::INFINITY;
     while start.elapsed() < TIME {
-        let round_start = Instant::now();
         let round = &matrices[..if n_tokens > 8 { 1 } else { matrices.len() }];
+        let round_start = Instant::now();
         for w in round {
             kernels.quantize_rows(pool, &x, n_tokens, k, &mut q);
             kernels.matmul(pool, w, Rows { f32: &x, q: &q }, &mut out);
         }
-        n_products += round.len();
         best = best.min(round_start.elapsed().as_secs_f64() / round.len() as f64);
     }
-    match (cpu_start, cpu_seconds()) {
-        (Some(start), Some(end)) if pool.n_threads() == 1 => (end - start) / n_products as f64,
-        _ => best,
-    }
-}
-
-/// CPU time of this thread, on Linux.
-fn cpu_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    Some(stat.split_whitespace().next()?.parse::<f64>().ok()? / 1e9)
+    best
 }

@@ -1,10 +1,15 @@
-//! Instruction sets: which this CPU has, which one to use, and one folder of kernels for each, with the same file names.
+//! Instruction sets: which this CPU has, which one to use, and the kernels.
 //!
-//! `scalar` is the definition; the others reproduce its bits. What a kernel computes is written in the scalar file.
+//! `scalar` is the definition: what a kernel computes is written there. `lanes` holds the same kernels for vectors, in files of the
+//! same names, over the operations of `simd`, which `avx2` and `avx512` implement.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod lanes;
 pub(crate) mod scalar;
+pub(crate) mod simd;
 
 use std::sync::OnceLock;
 
@@ -18,13 +23,18 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C: nearly every PC since 2013.
     Avx2,
+    /// The same with the byte products of AVX-VNNI: Intel's PCs since Alder Lake, AMD's since Zen 5.
+    AvxVnni,
+    /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI: Ice Lake, Zen 4 and later.
+    Avx512,
 }
 
 /// An instruction set that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     #[error(
-        "{ISA_VARIABLE} is {value:?}, which is no instruction set; use one of scalar, avx2, or unset it"
+        "{ISA_VARIABLE} is {value:?}, which is no instruction set; use one of {}, or unset it",
+        Isa::ALL.map(Isa::name).join(", ")
     )]
     Unknown { value: String },
     #[error("this CPU lacks the instructions of {name}; set {ISA_VARIABLE}=scalar or unset it", name = isa.name())]
@@ -32,7 +42,8 @@ pub enum IsaError {
 }
 
 impl Isa {
-    pub const ALL: [Isa; 2] = [Isa::Scalar, Isa::Avx2];
+    /// From the plainest to the best.
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512];
 
     /// The best tier this CPU has. Looked up once.
     pub fn detect() -> Isa {
@@ -71,20 +82,43 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
+            Isa::Avx512 => "avx512",
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub fn is_available(self) -> bool {
+        let avx2 = || {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+        };
         match self {
             Isa::Scalar => true,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => {
-                is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c")
+            Isa::Avx2 => avx2(),
+            Isa::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
+            Isa::Avx512 => {
+                avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vnni")
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 => false,
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn is_available(self) -> bool {
+        self == Isa::Scalar
+    }
+
+    /// Rows of a tile of packed weights: the f32 lanes of a vector.
+    pub fn tile_rows(self) -> usize {
+        match self {
+            Isa::Scalar | Isa::Avx2 | Isa::AvxVnni => 8,
+            Isa::Avx512 => 16,
         }
     }
 }

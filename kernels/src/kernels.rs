@@ -7,13 +7,14 @@
 use half::f16;
 
 use crate::attention::{self, AttentionRun, AttentionSpec, BlockArgs};
-#[cfg(target_arch = "x86_64")]
-use crate::isa::avx2;
 use crate::isa::{Isa, IsaError, scalar};
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{avx2::Avx2, avx2::AvxVnni, avx512::Avx512, lanes};
 use crate::matmul::{self, Panel, Product};
-use crate::pack::PackedMatrix;
+use crate::pack::{PackedMatrix, ShapeError};
 use crate::pool::Pool;
-use crate::rows::{ACT_WINDOW, QuantizedRows, Rows};
+use crate::rows::{ACT_BLOCK, GROUP_ROWS, QuantizedRows, Rows};
+use crate::weight::WeightType;
 
 /// The kernels of one instruction set. Exists only if this CPU has it.
 #[derive(Clone, Copy, Debug)]
@@ -21,13 +22,19 @@ pub struct Kernels {
     isa: Isa,
 }
 
-/// Call a kernel of the folder of `self.isa`.
+/// Call a kernel compiled for `$isa`.
 macro_rules! dispatch {
     ($isa:expr, $file:ident :: $kernel:ident ( $($argument:expr),* $(,)? )) => {
         match $isa {
-            // SAFETY: a `Kernels` of this tier is made only by `new`, which has seen that the CPU has AVX2, FMA and F16C.
+            // SAFETY: a `Kernels` of this tier is made only by `new`, which has seen that the CPU has the instructions.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { avx2::$file::$kernel($($argument),*) },
+            Isa::Avx2 => unsafe { lanes::$file::$kernel::<Avx2>($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => unsafe { lanes::$file::$kernel::<AvxVnni>($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { lanes::$file::$kernel::<Avx512>($($argument),*) },
             _ => scalar::$file::$kernel($($argument),*),
         }
     };
@@ -52,6 +59,23 @@ impl Kernels {
         self.isa
     }
 
+    /// Pack row-major GGUF bytes as these kernels read them, on all threads of the pool.
+    pub fn pack(
+        &self,
+        pool: &Pool,
+        ty: WeightType,
+        n_rows: usize,
+        n_cols: usize,
+        gguf_bytes: &[u8],
+    ) -> Result<PackedMatrix, ShapeError> {
+        PackedMatrix::pack(pool, self.isa.tile_rows(), ty, n_rows, n_cols, gguf_bytes)
+    }
+
+    /// Bytes that a packed matrix of this shape takes, for memory budgets; `None` if no such matrix can be packed.
+    pub fn packed_bytes(&self, ty: WeightType, n_rows: usize, n_cols: usize) -> Option<usize> {
+        PackedMatrix::packed_bytes(self.isa.tile_rows(), ty, n_rows, n_cols)
+    }
+
     /// Quantise `n_rows` rows of `k` activations into `out`, whose buffer is reused. `k` is a multiple of 32.
     pub fn quantize_rows(
         &self,
@@ -63,9 +87,13 @@ impl Kernels {
     ) {
         assert_eq!(x.len(), n_rows * k, "{n_rows} rows of {k} activations");
         let blocks = out.reshape(n_rows, k);
-        pool.for_each_chunk(blocks, k / ACT_WINDOW, |row, blocks| {
-            let x = &x[row * k..(row + 1) * k];
-            dispatch!(self.isa, quantize::row(x, blocks));
+        pool.for_each_chunk(blocks, GROUP_ROWS * (k / ACT_BLOCK), |group, blocks| {
+            let first = group * GROUP_ROWS;
+            let n_rows = GROUP_ROWS.min(n_rows - first);
+            for row in 0..n_rows {
+                let x = &x[(first + row) * k..][..k];
+                dispatch!(self.isa, quantize::row(x, &mut blocks[row..], n_rows));
+            }
         });
     }
 
@@ -182,6 +210,14 @@ impl Kernels {
 
     pub(crate) fn merge_state(&self, total: &mut [f32], part: &[f32]) {
         dispatch!(self.isa, attention::merge_state(total, part));
+    }
+
+    pub(crate) fn read(&self, bytes: &[u8], sum: &mut i32) {
+        dispatch!(self.isa, probe::read(bytes, sum));
+    }
+
+    pub(crate) fn multiply(&self, n_rounds: usize, n_products: &mut usize) {
+        dispatch!(self.isa, probe::multiply(n_rounds, n_products));
     }
 
     pub(crate) fn widen_f16(&self, from: &[f16], to: &mut [f32]) {

@@ -7,22 +7,17 @@
 use std::cell::RefCell;
 
 use crate::kernels::Kernels;
-use crate::pack::{PackedMatrix, TILE_ROWS};
+use crate::pack::PackedMatrix;
 use crate::pool::{Disjoint, Pool};
-use crate::rows::{ACT_WINDOW, ActBlock, Rows};
+use crate::rows::{ActBlock, GROUP_ROWS, Rows};
 use crate::weight::WeightType;
 
 /// Work items for each thread: enough to even out cores of different speed, few enough to claim cheaply.
 const ITEMS_PER_THREAD: usize = 8;
 
-/// The most tiles of a panel: their weights are reused from the cache for every group of columns.
-const PANEL_TILES: usize = 8;
-
-/// Bytes of activations that a panel may hold, so that they stay in a small L2 beside the weights.
-const PANEL_INPUT_BYTES: usize = 128 * 1024;
-
-/// The most columns of a panel.
-const PANEL_COLS: usize = 64;
+/// Bytes of weights that a work item may hold when there are several groups of columns: they are read once for each group, and
+/// should stay in a small L2 beside the activations.
+const ITEM_WEIGHT_BYTES: usize = 192 * 1024;
 
 /// One product of a call: `out[token * out_stride + row] = w[row] . x[token]`.
 #[derive(Debug)]
@@ -34,20 +29,23 @@ pub struct Product<'a> {
     pub out_stride: usize,
 }
 
-/// A few tiles of a matrix and a few columns to multiply them with.
+/// A few tiles of a matrix and a group of columns to multiply them with.
 pub(crate) struct Panel<'a> {
     pub ty: WeightType,
     pub k: usize,
     /// Whole tiles, one after another.
     pub tiles: &'a [u8],
     pub n_tiles: usize,
+    pub tile_rows: usize,
     pub inputs: Inputs<'a>,
+    /// At most [`GROUP_ROWS`].
+    pub n_cols: usize,
 }
 
 /// The columns of a panel.
 #[derive(Clone, Copy)]
 pub(crate) enum Inputs<'a> {
-    /// `(n_cols, k / 32)`
+    /// `(k / 32, n_cols)`
     Quantized(&'a [ActBlock]),
     /// `(n_cols, k)`
     Float(&'a [f32]),
@@ -85,11 +83,15 @@ pub(crate) fn matmul_many(
     }
     products
         .iter()
-        .for_each(|product| check(product, x, n_tokens));
+        .for_each(|product| check(kernels, product, x, n_tokens));
     let n_tiles: usize = products.iter().map(|product| product.w.n_tiles()).sum();
-    let item_tiles = n_tiles
-        .div_ceil(ITEMS_PER_THREAD * pool.n_threads())
-        .clamp(1, PANEL_TILES);
+    let largest_tile = products.iter().map(|product| product.w.tile_bytes()).max();
+    let item_tiles = n_tiles.div_ceil(ITEMS_PER_THREAD * pool.n_threads());
+    let item_tiles = match n_tokens > GROUP_ROWS {
+        true => item_tiles.min(ITEM_WEIGHT_BYTES / largest_tile.unwrap_or(0).max(1)),
+        false => item_tiles,
+    };
+    let item_tiles = item_tiles.max(1);
     let jobs: Vec<Job<'_>> = products
         .iter_mut()
         .map(|Product { w, out, out_stride }| Job {
@@ -115,8 +117,18 @@ pub(crate) fn matmul_many(
     });
 }
 
-fn check(Product { w, out, out_stride }: &Product<'_>, x: Rows<'_>, n_tokens: usize) {
+fn check(
+    kernels: Kernels,
+    Product { w, out, out_stride }: &Product<'_>,
+    x: Rows<'_>,
+    n_tokens: usize,
+) {
     let k = w.n_cols();
+    assert_eq!(
+        w.tile_rows(),
+        kernels.isa().tile_rows(),
+        "a matrix packed for these kernels"
+    );
     assert!(k > 0, "a matrix of no columns");
     if w.ty().is_quantized() {
         assert_eq!(
@@ -146,59 +158,49 @@ fn check(Product { w, out, out_stride }: &Product<'_>, x: Rows<'_>, n_tokens: us
 }
 
 impl Job<'_> {
-    /// Tiles `first ..`, at most `count` of them, for every token, a panel of columns at a time.
+    /// Tiles `first ..`, at most `count` of them, for every token, a group of columns at a time.
     fn run_tiles(&self, kernels: Kernels, first: usize, count: usize) {
+        let (k, tile_rows) = (self.w.n_cols(), self.w.tile_rows());
         let n_tiles = count.min(self.w.n_tiles() - first);
-        let panel_cols =
-            (PANEL_INPUT_BYTES / self.column_bytes().max(1)).clamp(8, PANEL_COLS) / 4 * 4;
         let mut buffer = PANEL_OUT.take();
-        for col in (0..self.n_tokens).step_by(panel_cols) {
-            let n_cols = panel_cols.min(self.n_tokens - col);
-            let n_out = n_cols * n_tiles * TILE_ROWS;
+        for group in 0..self.n_tokens.div_ceil(GROUP_ROWS) {
+            let first_col = group * GROUP_ROWS;
+            let n_cols = GROUP_ROWS.min(self.n_tokens - first_col);
+            let n_out = n_cols * n_tiles * tile_rows;
             if buffer.len() < n_out {
                 buffer.resize(n_out, 0.0);
             }
             let panel = Panel {
                 ty: self.w.ty(),
-                k: self.w.n_cols(),
+                k,
                 tiles: self.w.tiles(first, n_tiles),
                 n_tiles,
-                inputs: self.inputs(col, n_cols),
+                tile_rows,
+                inputs: match self.w.ty().is_quantized() {
+                    true => Inputs::Quantized(self.x.q.group(group).0),
+                    false => Inputs::Float(&self.x.f32[first_col * k..][..n_cols * k]),
+                },
+                n_cols,
             };
             kernels.panel(&panel, &mut buffer[..n_out]);
-            self.store(first, n_tiles, col, &buffer[..n_out]);
+            self.store(
+                first * tile_rows,
+                first_col,
+                &buffer[..n_out],
+                n_tiles * tile_rows,
+            );
         }
         PANEL_OUT.set(buffer);
     }
 
-    /// Copy a panel's outputs `(n_cols, n_tiles * 8)` to their places, without those of the last tile's padding.
-    fn store(&self, first_tile: usize, n_tiles: usize, first_col: usize, panel: &[f32]) {
-        let first_row = first_tile * TILE_ROWS;
-        let n_rows = (n_tiles * TILE_ROWS).min(self.w.n_rows() - first_row);
-        for (col, column) in panel.chunks_exact(n_tiles * TILE_ROWS).enumerate() {
+    /// Copy a panel's outputs `(n_cols, column_len)` to their places, without those of the last tile's padding.
+    fn store(&self, first_row: usize, first_col: usize, panel: &[f32], column_len: usize) {
+        let n_rows = column_len.min(self.w.n_rows() - first_row);
+        for (col, column) in panel.chunks_exact(column_len).enumerate() {
             let at = (first_col + col) * self.out_stride + first_row;
             // SAFETY: an item owns its rows of the output for every token, and items do not share tiles.
             let out = unsafe { self.out.slice(at, n_rows) };
             out.copy_from_slice(&column[..n_rows]);
-        }
-    }
-
-    fn column_bytes(&self) -> usize {
-        let k = self.w.n_cols();
-        if self.w.ty().is_quantized() {
-            k / ACT_WINDOW * size_of::<ActBlock>()
-        } else {
-            k * size_of::<f32>()
-        }
-    }
-
-    fn inputs(&self, first: usize, count: usize) -> Inputs<'_> {
-        let k = self.w.n_cols();
-        if self.w.ty().is_quantized() {
-            let n_blocks = k / ACT_WINDOW;
-            Inputs::Quantized(&self.x.q.blocks()[first * n_blocks..(first + count) * n_blocks])
-        } else {
-            Inputs::Float(&self.x.f32[first * k..(first + count) * k])
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Weight matrices as the kernels read them: tiles of eight rows, interleaved so that rows lie in vector lanes.
+//! Weight matrices as the kernels read them: tiles of eight or 16 rows, interleaved so that rows lie in vector lanes.
 //!
 //! Owns the packed bytes and their shape. A tile holds exactly the bytes of its rows' GGUF blocks, reordered as
 //! `pack/layout.rs` says; only the last tile is padded, with rows of zeros. Knows nothing of files: bytes come as a slice.
@@ -6,14 +6,11 @@
 mod aligned;
 pub(crate) mod layout;
 
-use aligned::AlignedBytes;
+pub(crate) use aligned::AlignedBytes;
 
 use crate::block::dequantize;
 use crate::pool::Pool;
 use crate::weight::WeightType;
-
-/// Rows of a tile: the f32 lanes of a 256-bit vector.
-pub(crate) const TILE_ROWS: usize = 8;
 
 /// Tiles packed by one item of a parallel loop: enough to hide the cost of claiming it.
 const TILES_PER_ITEM: usize = 16;
@@ -47,29 +44,21 @@ pub enum ShapeError {
     },
 }
 
-/// A weight matrix of `n_rows` outputs and `n_cols` inputs, packed for the kernels.
+/// A weight matrix of `n_rows` outputs and `n_cols` inputs, packed for the kernels of one tile width.
 #[derive(Clone, Debug)]
 pub struct PackedMatrix {
     ty: WeightType,
     n_rows: usize,
     n_cols: usize,
+    tile_rows: usize,
     bytes: AlignedBytes,
 }
 
 impl PackedMatrix {
-    /// Pack row-major GGUF bytes.
-    pub fn pack(
-        ty: WeightType,
-        n_rows: usize,
-        n_cols: usize,
-        gguf_bytes: &[u8],
-    ) -> Result<PackedMatrix, ShapeError> {
-        Self::pack_on(&Pool::new(1), ty, n_rows, n_cols, gguf_bytes)
-    }
-
-    /// [`PackedMatrix::pack`] on all threads of a pool.
-    pub fn pack_on(
+    /// See `Kernels::pack`.
+    pub(crate) fn pack(
         pool: &Pool,
+        tile_rows: usize,
         ty: WeightType,
         n_rows: usize,
         n_cols: usize,
@@ -80,7 +69,7 @@ impl PackedMatrix {
             return Err(ShapeError::RaggedRow { ty, n_cols });
         }
         let packed_bytes =
-            Self::packed_bytes(ty, n_rows, n_cols).ok_or_else(|| too_large.clone())?;
+            Self::packed_bytes(tile_rows, ty, n_rows, n_cols).ok_or_else(|| too_large.clone())?;
         let row_bytes = ty.row_bytes(n_cols).ok_or_else(|| too_large.clone())?;
         let expected = n_rows.checked_mul(row_bytes).ok_or(too_large)?;
         if gguf_bytes.len() != expected {
@@ -93,29 +82,33 @@ impl PackedMatrix {
             });
         }
         let mut bytes = AlignedBytes::zeroed(packed_bytes);
-        let (tile_bytes, tile_rows_bytes) = (
-            TILE_ROWS * row_bytes,
-            TILE_ROWS * row_bytes * TILES_PER_ITEM,
-        );
-        pool.for_each_chunk(bytes.as_mut_slice(), tile_rows_bytes, |item, tiles| {
-            let rows = gguf_bytes[item * tile_rows_bytes..].chunks(tile_bytes.max(1));
+        let tile_bytes = tile_rows * row_bytes;
+        let item_bytes = tile_bytes * TILES_PER_ITEM;
+        pool.for_each_chunk(bytes.as_mut_slice(), item_bytes, |item, tiles| {
+            let rows = gguf_bytes[item * item_bytes..].chunks(tile_bytes.max(1));
             for (tile, rows) in tiles.chunks_exact_mut(tile_bytes.max(1)).zip(rows) {
-                layout::interleave(ty, rows, row_bytes, tile);
+                layout::interleave(ty, tile_rows, rows, row_bytes, tile);
             }
         });
         Ok(PackedMatrix {
             ty,
             n_rows,
             n_cols,
+            tile_rows,
             bytes,
         })
     }
 
-    /// Bytes that a packed matrix of this shape takes, for memory budgets; `None` if no such matrix can be packed.
-    pub fn packed_bytes(ty: WeightType, n_rows: usize, n_cols: usize) -> Option<usize> {
+    /// See `Kernels::packed_bytes`.
+    pub(crate) fn packed_bytes(
+        tile_rows: usize,
+        ty: WeightType,
+        n_rows: usize,
+        n_cols: usize,
+    ) -> Option<usize> {
         let bytes = n_rows
-            .div_ceil(TILE_ROWS)
-            .checked_mul(TILE_ROWS)?
+            .div_ceil(tile_rows)
+            .checked_mul(tile_rows)?
             .checked_mul(ty.row_bytes(n_cols)?)?;
         (bytes <= AlignedBytes::MAX_LEN).then_some(bytes)
     }
@@ -144,15 +137,16 @@ impl PackedMatrix {
     pub fn row_f32(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.n_rows, "row {row} of {}", self.n_rows);
         assert_eq!(out.len(), self.n_cols, "a row of {} elements", self.n_cols);
-        let tile = self.tiles(row / TILE_ROWS, 1);
+        let tile = self.tiles(row / self.tile_rows, 1);
         let (elements, block_bytes) = (self.ty.block_elements(), self.ty.block_bytes());
         let mut block = [0; layout::MAX_BLOCK_BYTES];
-        let tile_blocks = tile.chunks_exact(TILE_ROWS * block_bytes);
+        let tile_blocks = tile.chunks_exact(self.tile_rows * block_bytes);
         for (tile_block, out) in tile_blocks.zip(out.chunks_exact_mut(elements)) {
             layout::extract_block(
                 self.ty,
+                self.tile_rows,
                 tile_block,
-                row % TILE_ROWS,
+                row % self.tile_rows,
                 &mut block[..block_bytes],
             );
             dequantize(self.ty, &block[..block_bytes], out);
@@ -161,26 +155,37 @@ impl PackedMatrix {
 
     /// The row-major GGUF bytes this matrix was packed from.
     pub fn unpack(&self) -> Vec<u8> {
-        let row_bytes = self.tile_bytes() / TILE_ROWS;
+        let row_bytes = self.tile_bytes() / self.tile_rows;
         let mut rows = vec![0; self.n_rows * row_bytes];
         for (index, row) in rows.chunks_exact_mut(row_bytes.max(1)).enumerate() {
-            let tile = self.tiles(index / TILE_ROWS, 1);
-            let tile_blocks = tile.chunks_exact(TILE_ROWS * self.ty.block_bytes());
+            let tile = self.tiles(index / self.tile_rows, 1);
+            let tile_blocks = tile.chunks_exact(self.tile_rows * self.ty.block_bytes());
             for (tile_block, block) in tile_blocks.zip(row.chunks_exact_mut(self.ty.block_bytes()))
             {
-                layout::extract_block(self.ty, tile_block, index % TILE_ROWS, block);
+                layout::extract_block(
+                    self.ty,
+                    self.tile_rows,
+                    tile_block,
+                    index % self.tile_rows,
+                    block,
+                );
             }
         }
         rows
     }
 
     pub(crate) fn n_tiles(&self) -> usize {
-        self.n_rows.div_ceil(TILE_ROWS)
+        self.n_rows.div_ceil(self.tile_rows)
     }
 
-    /// Bytes of one tile: those of eight rows.
+    /// Rows of a tile.
+    pub(crate) fn tile_rows(&self) -> usize {
+        self.tile_rows
+    }
+
+    /// Bytes of one tile: those of its rows.
     pub(crate) fn tile_bytes(&self) -> usize {
-        self.n_cols / self.ty.block_elements() * self.ty.block_bytes() * TILE_ROWS
+        self.n_cols / self.ty.block_elements() * self.ty.block_bytes() * self.tile_rows
     }
 
     /// The bytes of tiles `first .. first + count`.

@@ -2,28 +2,19 @@
 //!
 //! Owns the block structure and its sizes; how a block is filled is law in `isa/scalar/quantize.rs`.
 
-/// Consecutive activations that share one scale.
-pub const ACT_BLOCK: usize = 16;
+/// Consecutive activations that share one scale: the window in which weights are read.
+pub const ACT_BLOCK: usize = 32;
 
-/// Activations in one [`ActBlock`], the step of every quantised product.
-pub(crate) const ACT_WINDOW: usize = 32;
+/// Rows whose blocks lie side by side, so that a kernel walks one pointer for all the columns it multiplies at once.
+pub(crate) const GROUP_ROWS: usize = 16;
 
-/// Scales in one [`ActBlock`].
-pub(crate) const ACT_SCALES: usize = ACT_WINDOW / ACT_BLOCK;
-
-const _: () = assert!(
-    ACT_BLOCK == 16 || ACT_BLOCK == 32,
-    "a scale covers half a window or a whole one"
-);
-
-/// 32 consecutive activations of one row. One struct, so that a kernel walks one pointer per row.
+/// 32 consecutive activations of one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
 pub(crate) struct ActBlock {
     /// -127..=127.
-    pub codes: [i8; ACT_WINDOW],
-    /// Scale of each `ACT_BLOCK` codes.
-    pub d: [f32; ACT_SCALES],
+    pub codes: [i8; ACT_BLOCK],
+    pub d: f32,
     /// What the 32 activations sum to after quantisation: the factor of a weight block's minimum.
     pub s: f32,
     /// Sum of the codes of each half.
@@ -31,14 +22,14 @@ pub(crate) struct ActBlock {
 }
 
 const _: () = assert!(
-    size_of::<ActBlock>() == 32 + 4 * ACT_SCALES + 4 + 4,
+    size_of::<ActBlock>() == 44,
     "no padding: kernels broadcast from it"
 );
 
 impl ActBlock {
     pub(crate) const ZERO: ActBlock = ActBlock {
-        codes: [0; ACT_WINDOW],
-        d: [0.0; ACT_SCALES],
+        codes: [0; ACT_BLOCK],
+        d: 0.0,
         s: 0.0,
         sums: [0; 2],
     };
@@ -75,26 +66,36 @@ impl QuantizedRows {
             self.n_rows,
             self.k
         );
-        for (block, out) in self.blocks().iter().zip(out.chunks_exact_mut(ACT_WINDOW)) {
-            for (j, out) in out.iter_mut().enumerate() {
-                *out = block.d[j / ACT_BLOCK] * f32::from(block.codes[j]);
+        for (index, out) in out.chunks_exact_mut(self.k.max(1)).enumerate() {
+            let (group, n_rows) = self.group(index / GROUP_ROWS);
+            let blocks = group.iter().skip(index % GROUP_ROWS).step_by(n_rows);
+            for (block, out) in blocks.zip(out.chunks_exact_mut(ACT_BLOCK)) {
+                for (out, code) in out.iter_mut().zip(block.codes) {
+                    *out = block.d * f32::from(code);
+                }
             }
         }
     }
 
-    /// `(n_rows, k / 32)`.
-    pub(crate) fn blocks(&self) -> &[ActBlock] {
-        &self.blocks[..self.n_rows * (self.k / ACT_WINDOW)]
+    /// The blocks of one group of at most [`GROUP_ROWS`] rows, `(k / 32, n_rows)`, and its number of rows.
+    pub(crate) fn group(&self, index: usize) -> (&[ActBlock], usize) {
+        let (first, n_windows) = (index * GROUP_ROWS, self.k / ACT_BLOCK);
+        let n_rows = GROUP_ROWS.min(self.n_rows - first);
+        (
+            &self.blocks[first * n_windows..][..n_rows * n_windows],
+            n_rows,
+        )
     }
 
-    /// Take the shape `(n_rows, k)` and hand out the blocks to fill. Allocates only when it has never been this large.
+    /// Take the shape `(n_rows, k)` and hand out the blocks to fill, group by group. Allocates only when it has never been
+    /// this large.
     pub(crate) fn reshape(&mut self, n_rows: usize, k: usize) -> &mut [ActBlock] {
         assert!(
-            k.is_multiple_of(ACT_WINDOW),
-            "rows of {k} activations are not whole blocks of {ACT_WINDOW}"
+            k.is_multiple_of(ACT_BLOCK),
+            "rows of {k} activations are not whole blocks of {ACT_BLOCK}"
         );
         (self.n_rows, self.k) = (n_rows, k);
-        let n_blocks = n_rows * (k / ACT_WINDOW);
+        let n_blocks = n_rows * (k / ACT_BLOCK);
         if self.blocks.len() < n_blocks {
             self.blocks.resize(n_blocks, ActBlock::ZERO);
         }

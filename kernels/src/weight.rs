@@ -108,6 +108,11 @@ impl WeightType {
         self.block_elements() > 1
     }
 
+    /// Each half of 32 weights has an integer scale of its own.
+    pub(crate) fn has_sub_scales(self) -> bool {
+        self == WeightType::Q6_K
+    }
+
     /// Bytes of one row of `n_cols` elements, or `None` if the row is not whole blocks or its size overflows.
     pub fn row_bytes(self, n_cols: usize) -> Option<usize> {
         if !n_cols.is_multiple_of(self.block_elements()) {

@@ -2,8 +2,13 @@
 
 mod common;
 
-use common::{Rng, random_weights};
-use potluck_kernels::{PackedMatrix, Pool, ShapeError, WeightType, dequantize};
+use common::{Rng, random_weights, scalar_kernels, vector_kernels};
+use potluck_kernels::{Kernels, Pool, ShapeError, WeightType, dequantize};
+
+/// One of each tile width.
+fn all_kernels() -> impl Iterator<Item = Kernels> {
+    [scalar_kernels()].into_iter().chain(vector_kernels())
+}
 
 #[test]
 fn unpack_gives_the_bytes_back() {
@@ -12,19 +17,17 @@ fn unpack_gives_the_bytes_back() {
         let n_cols = 2 * ty.block_elements().max(32);
         for n_rows in [1, 3, 7, 8, 9, 16, 31, 33, 200] {
             let bytes = random_weights(&mut rng, ty, n_rows, n_cols);
-            let packed = PackedMatrix::pack(ty, n_rows, n_cols, &bytes).unwrap();
-            assert_eq!(packed.unpack(), bytes, "{} x {n_rows}", ty.name());
-            assert_eq!(
-                Some(packed.n_bytes()),
-                PackedMatrix::packed_bytes(ty, n_rows, n_cols)
-            );
-            assert_eq!(
-                packed.n_bytes(),
-                bytes.len() / n_rows * n_rows.next_multiple_of(8)
-            );
-            let parallel =
-                PackedMatrix::pack_on(&Pool::new(3), ty, n_rows, n_cols, &bytes).unwrap();
-            assert_eq!(parallel.unpack(), bytes);
+            for kernels in all_kernels() {
+                for n_threads in [1, 3] {
+                    let pool = Pool::new(n_threads);
+                    let packed = kernels.pack(&pool, ty, n_rows, n_cols, &bytes).unwrap();
+                    assert_eq!(packed.unpack(), bytes, "{} x {n_rows}", ty.name());
+                    let n_bytes = Some(packed.n_bytes());
+                    assert_eq!(n_bytes, kernels.packed_bytes(ty, n_rows, n_cols));
+                    let padded = n_rows.next_multiple_of(kernels.isa().tile_rows());
+                    assert_eq!(packed.n_bytes(), bytes.len() / n_rows * padded);
+                }
+            }
         }
     }
 }
@@ -35,14 +38,17 @@ fn a_looked_up_row_is_the_dequantised_row() {
     for ty in WeightType::ALL {
         let (n_rows, n_cols) = (11, 2 * ty.block_elements().max(32));
         let bytes = random_weights(&mut rng, ty, n_rows, n_cols);
-        let packed = PackedMatrix::pack(ty, n_rows, n_cols, &bytes).unwrap();
         let mut expected = vec![0.0; n_rows * n_cols];
         dequantize(ty, &bytes, &mut expected);
-        for (row, expected) in expected.chunks(n_cols).enumerate() {
-            let mut got = vec![0.0; n_cols];
-            packed.row_f32(row, &mut got);
-            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-            assert_eq!(bits(&got), bits(expected), "{} row {row}", ty.name());
+        for kernels in all_kernels() {
+            let packed = kernels.pack(&Pool::new(1), ty, n_rows, n_cols, &bytes);
+            let packed = packed.unwrap();
+            for (row, expected) in expected.chunks(n_cols).enumerate() {
+                let mut got = vec![0.0; n_cols];
+                packed.row_f32(row, &mut got);
+                let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&got), bits(expected), "{} row {row}", ty.name());
+            }
         }
     }
 }
@@ -50,7 +56,9 @@ fn a_looked_up_row_is_the_dequantised_row() {
 #[test]
 fn shapes_that_cannot_be_are_refused() {
     let pack = |n_rows, n_cols, len: usize| {
-        PackedMatrix::pack(WeightType::Q4_K, n_rows, n_cols, &vec![0; len]).err()
+        let (kernels, pool) = (scalar_kernels(), Pool::new(1));
+        let packed = kernels.pack(&pool, WeightType::Q4_K, n_rows, n_cols, &vec![0; len]);
+        packed.err()
     };
     assert!(matches!(
         pack(1, 576, 324),

@@ -3,6 +3,7 @@
 use potluck_coordinator::planner::{Candidate, PlanRequest, plan};
 use potluck_coordinator::store::Model;
 use potluck_gguf::Gguf;
+use potluck_kernels::Kernels;
 use potluck_proto::NodeId;
 use potluck_tests::models;
 use potluck_worker::{FileSource, StageConfig, StageLimits};
@@ -55,7 +56,8 @@ fn a_stage_never_needs_more_than_was_planned() {
                     },
                     reference: false,
                 };
-                let needs = config.memory(&FileSource::new(&gguf)).unwrap();
+                let source = FileSource::new(&gguf);
+                let needs = config.memory(&source, Kernels::detect()).unwrap();
                 let (name, layers) = (model.name(), &stage.layers);
                 let case = format!(
                     "{name}, layers {layers:?}, {max_sequences} of {context_tokens} tokens: {needs:?}"

@@ -64,6 +64,7 @@ pub(crate) enum StepsTo {
 /// What the rest of the worker can see of the compute thread.
 #[derive(Clone)]
 pub(crate) struct Compute {
+    pub kernels: Kernels,
     pub commands: mpsc::Sender<Command>,
     pub layers_done: Arc<AtomicU64>,
     pub busy: Arc<AtomicBool>,
@@ -82,6 +83,7 @@ struct Loaded {
 pub(crate) fn spawn(kernels: Kernels, n_threads: usize) -> std::io::Result<Compute> {
     let (commands, inbox) = mpsc::channel(QUEUE_STEPS);
     let compute = Compute {
+        kernels,
         commands,
         layers_done: Arc::default(),
         busy: Arc::default(),

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 pub use file::FileSource;
 
-use potluck_kernels::{PackedMatrix, Pool, ShapeError, WeightType, dequantize};
+use potluck_kernels::{Kernels, PackedMatrix, Pool, ShapeError, WeightType, dequantize};
 
 /// A model that cannot be loaded, and why.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +140,7 @@ enum Pass<'a> {
 /// Hands tensors to an architecture's `load` function.
 pub(crate) struct Loader<'a> {
     source: &'a dyn TensorSource,
+    kernels: Kernels,
     precision: Precision,
     pass: Pass<'a>,
     /// Bytes that the tensors handed out take in memory.
@@ -148,9 +149,10 @@ pub(crate) struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     /// The dry run.
-    pub fn check(source: &'a dyn TensorSource, precision: Precision) -> Self {
+    pub fn check(source: &'a dyn TensorSource, kernels: Kernels, precision: Precision) -> Self {
         Loader {
             source,
+            kernels,
             precision,
             pass: Pass::Check,
             packed_bytes: 0,
@@ -160,6 +162,7 @@ impl<'a> Loader<'a> {
     /// The real one. `progress` is told the packed bytes so far.
     pub fn load(
         source: &'a dyn TensorSource,
+        kernels: Kernels,
         precision: Precision,
         pool: &'a Pool,
         progress: &'a mut dyn FnMut(u64),
@@ -167,6 +170,7 @@ impl<'a> Loader<'a> {
         let pass = Pass::Load { pool, progress };
         Loader {
             source,
+            kernels,
             precision,
             pass,
             packed_bytes: 0,
@@ -195,24 +199,28 @@ impl<'a> Loader<'a> {
             name: name.to_owned(),
             source,
         };
-        let n_bytes = PackedMatrix::packed_bytes(held, n_rows, n_cols).ok_or_else(|| {
-            pack_error(ShapeError::TooLarge {
-                ty: held,
-                n_rows,
-                n_cols,
-            })
-        })?;
+        let n_bytes = self
+            .kernels
+            .packed_bytes(held, n_rows, n_cols)
+            .ok_or_else(|| {
+                pack_error(ShapeError::TooLarge {
+                    ty: held,
+                    n_rows,
+                    n_cols,
+                })
+            })?;
         self.packed_bytes += n_bytes as u64;
         let Pass::Load { pool, progress } = &mut self.pass else {
-            return PackedMatrix::pack(held, 0, n_cols, &[]).map_err(pack_error);
+            let nothing = self.kernels.pack(&Pool::new(1), held, 0, n_cols, &[]);
+            return nothing.map_err(pack_error);
         };
         let bytes = self.source.read(name)?;
         let bytes = match self.precision {
             Precision::AsStored => bytes,
             Precision::Reference => Cow::Owned(widened(stored, n_rows * n_cols, &bytes)),
         };
-        let matrix =
-            PackedMatrix::pack_on(pool, held, n_rows, n_cols, &bytes).map_err(pack_error)?;
+        let matrix = self.kernels.pack(pool, held, n_rows, n_cols, &bytes);
+        let matrix = matrix.map_err(pack_error)?;
         progress(self.packed_bytes);
         Ok(matrix)
     }

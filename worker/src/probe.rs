@@ -26,9 +26,9 @@ const REPETITIONS: usize = 3;
 
 /// Measures, in a fraction of a second.
 pub fn measure(kernels: Kernels, pool: &Pool) -> Result<Speed, ShapeError> {
-    let matrix = matrix(pool, N_ROWS)?;
+    let matrix = matrix(kernels, pool, N_ROWS)?;
     let decode_s = fastest(kernels, pool, &matrix, 1);
-    let gemm_matrix = self::matrix(pool, GEMM_ROWS)?;
+    let gemm_matrix = self::matrix(kernels, pool, GEMM_ROWS)?;
     let prefill_s = fastest(kernels, pool, &gemm_matrix, N_TOKENS);
     Ok(Speed {
         weight_bytes_per_second: matrix.n_bytes() as f64 / decode_s,
@@ -37,11 +37,11 @@ pub fn measure(kernels: Kernels, pool: &Pool) -> Result<Speed, ShapeError> {
 }
 
 /// A Q4_K matrix of one byte value, whose scales are ordinary numbers.
-fn matrix(pool: &Pool, n_rows: usize) -> Result<PackedMatrix, ShapeError> {
+fn matrix(kernels: Kernels, pool: &Pool, n_rows: usize) -> Result<PackedMatrix, ShapeError> {
     const FILL: u8 = 0x11;
     let n_bytes =
         n_rows * N_COLS / WeightType::Q4_K.block_elements() * WeightType::Q4_K.block_bytes();
-    PackedMatrix::pack_on(pool, WeightType::Q4_K, n_rows, N_COLS, &vec![FILL; n_bytes])
+    kernels.pack(pool, WeightType::Q4_K, n_rows, N_COLS, &vec![FILL; n_bytes])
 }
 
 /// Seconds of one product.

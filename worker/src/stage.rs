@@ -27,6 +27,9 @@ use sequence::{LastOutput, Sequence};
 
 pub use admit::{Fault, RunFault};
 
+/// Runs whose logits are computed together: one group of columns of the kernels.
+const HEAD_ROWS: usize = 16;
+
 /// Which part of which model, and how much of it at once.
 #[derive(Debug, Clone)]
 pub struct StageConfig {
@@ -114,16 +117,20 @@ impl StageConfig {
     }
 
     /// Exact bytes of the stage, from the tensor table alone. Checks every tensor on the way.
-    pub fn memory(&self, source: &dyn TensorSource) -> Result<MemoryUse, LoadError> {
+    pub fn memory(
+        &self,
+        source: &dyn TensorSource,
+        kernels: Kernels,
+    ) -> Result<MemoryUse, LoadError> {
         self.check_span()?;
-        let mut loader = Loader::check(source, self.precision());
+        let mut loader = Loader::check(source, kernels, self.precision());
         Weights::load(&mut loader, self)?;
         let limits = &self.limits;
         let rows = limits.max_step_tokens;
         let d_model = self.shape.d_model as usize;
         // What a repetition would ask for, or the logits of one.
         let kept = match self.is_last() {
-            true => self.shape.n_vocab as usize * 4,
+            true => HEAD_ROWS.min(limits.max_sequences) * self.shape.n_vocab as usize * 4,
             false => limits.max_sequences * rows * d_model * 4,
         };
         let rope_tables = if self.shape.sliding_window.is_some() {
@@ -219,10 +226,10 @@ impl Stage {
         layers_done: Arc<AtomicU64>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Stage, LoadError> {
-        let memory = config.memory(source)?;
+        let memory = config.memory(source, kernels)?;
         memory.check(&config.limits)?;
         let mut report = |done| progress(done, memory.weights_bytes);
-        let mut loader = Loader::load(source, config.precision(), &pool, &mut report);
+        let mut loader = Loader::load(source, kernels, config.precision(), &pool, &mut report);
         let mut weights = Weights::load(&mut loader, &config)?;
         weights
             .layers
@@ -395,25 +402,40 @@ impl Stage {
         batch: &Batch,
         x: &[f32],
     ) -> StepOutput {
-        let mut output = StepOutput {
-            runs: Vec::with_capacity(step.runs.len()),
-            hidden: Vec::new(),
-            results: Vec::with_capacity(step.runs.len()),
-            faults: Vec::new(),
-        };
         let d_model = self.config.shape.d_model as usize;
         let mut batch_runs = batch.runs.iter();
-        for (run, admission) in step.runs.iter().zip(admissions) {
-            let verdict = match admission {
+        let mut verdicts = Vec::with_capacity(step.runs.len());
+        // The last rows of the runs that sample, one after another, and which runs these are.
+        let (mut sampled, mut last_rows) = (Vec::new(), Vec::new());
+        for (index, (run, admission)) in step.runs.iter().zip(admissions).enumerate() {
+            verdicts.push(match admission {
                 Admission::Fault(fault) => Err(fault),
                 Admission::Repeat => Ok(()),
                 Admission::Compute => {
                     let rows = batch_runs
                         .next()
                         .map_or(0..0, |batch_run| batch_run.rows.clone());
-                    self.keep(run, &x[rows.start * d_model..rows.end * d_model])
+                    let rows = &x[rows.start * d_model..rows.end * d_model];
+                    let kept = self.keep(run, rows);
+                    if kept.is_ok() && self.head.is_some() && run.sampling.is_some() {
+                        sampled.push(index);
+                        last_rows.extend_from_slice(&rows[rows.len() - d_model..]);
+                    }
+                    kept
                 }
-            };
+            });
+        }
+        let groups = last_rows.chunks(HEAD_ROWS * d_model);
+        for (sampled, rows) in sampled.chunks(HEAD_ROWS).zip(groups) {
+            self.sample(&step.runs, sampled, rows, &mut verdicts);
+        }
+        let mut output = StepOutput {
+            runs: Vec::with_capacity(step.runs.len()),
+            hidden: Vec::new(),
+            results: Vec::with_capacity(step.runs.len()),
+            faults: Vec::new(),
+        };
+        for (run, verdict) in step.runs.iter().zip(verdicts) {
             match verdict {
                 Ok(()) => self.emit(run, &mut output),
                 Err(fault) => output.faults.push(fault),
@@ -422,9 +444,8 @@ impl Stage {
         output
     }
 
-    /// Takes the computed rows of a run into its sequence, and samples where asked.
+    /// Takes the computed rows of a run into its sequence.
     fn keep(&mut self, run: &Run, rows: &[f32]) -> Result<(), RunFault> {
-        let d_model = self.config.shape.d_model as usize;
         if !rows.iter().all(|value| value.is_finite()) {
             let span = &self.config.span;
             let why = format!(
@@ -444,25 +465,39 @@ impl Stage {
             hidden: Vec::new(),
             token: None,
         };
-        match (&mut self.head, &run.sampling) {
-            (None, _) => sequence.last.hidden.extend_from_slice(rows),
-            (Some(_), None) => {}
-            (Some(head), Some(params)) => {
-                let last_row = &rows[rows.len() - d_model..];
-                head.logits(self.kernels, &self.pool, last_row, &mut self.logits);
-                match sampling::sample(&mut self.logits, &sequence.tokens, params) {
-                    Ok(token) => sequence.last.token = Some(token),
-                    Err(sampling::NotFinite) => {
-                        return Err(self.fail(
-                            run,
-                            Fault::NotFinite,
-                            "the logits are not finite".into(),
-                        ));
-                    }
+        if self.head.is_none() {
+            sequence.last.hidden.extend_from_slice(rows);
+        }
+        Ok(())
+    }
+
+    /// The next tokens of the runs numbered `sampled`, whose last rows are `rows`: the output matrix is read once for all.
+    fn sample(
+        &mut self,
+        runs: &[Run],
+        sampled: &[usize],
+        rows: &[f32],
+        verdicts: &mut [Result<(), RunFault>],
+    ) {
+        let Some(head) = &mut self.head else { return };
+        head.logits(self.kernels, &self.pool, rows, &mut self.logits);
+        let mut logits = std::mem::take(&mut self.logits);
+        let n_vocab = self.config.shape.n_vocab as usize;
+        for (&index, logits) in sampled.iter().zip(logits.chunks_exact_mut(n_vocab)) {
+            let run = &runs[index];
+            let (Some(sequence), Some(params)) = (self.sequences.get_mut(&run.seq), &run.sampling)
+            else {
+                continue;
+            };
+            match sampling::sample(logits, &sequence.tokens, params) {
+                Ok(token) => sequence.last.token = Some(token),
+                Err(sampling::NotFinite) => {
+                    let why = "the logits are not finite".into();
+                    verdicts[index] = Err(self.fail(run, Fault::NotFinite, why));
                 }
             }
         }
-        Ok(())
+        self.logits = logits;
     }
 
     fn emit(&self, run: &Run, output: &mut StepOutput) {

@@ -1,24 +1,32 @@
-//! `potluck bench`: how fast a model runs on this machine, in one process.
+//! `potluck bench`: how fast a model runs on this machine, in one process, as a share of what the machine could do, and beside
+//! llama.cpp.
+
+mod limits;
+mod measure;
+mod peer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
+use indicatif::ProgressBar;
 use potluck_gguf::{Gguf, Mapped, ModelShape};
-use potluck_kernels::{Isa, Kernels, Pool};
-use potluck_proto::{Run, Sampling, SeqId, Step};
+use potluck_kernels::{Isa, Kernels, Limits, Pool};
 use potluck_worker::{FileSource, Stage, StageConfig, StageLimits};
 use serde::Serialize;
 
+use self::limits::Work;
+use self::measure::{Bench, Kind, Test};
+use self::peer::{Peer, SETTINGS, Setting};
 use crate::flags::ModelFlags;
 use crate::setup::local_worker::default_threads;
 use crate::setup::progress::Bars;
 use crate::setup::{model, signal};
 
 /// Measure prompt processing and generation with the whole model in this process: tokens a second for every combination of
-/// prompt length, number of answers at once, and tokens already in the context.
+/// prompt length, number of answers at once, and tokens already in the context, and what share that is of the machine's limit: its
+/// measured read bandwidth, or its measured rate of 8-bit multiply-adds.
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(flatten)]
@@ -61,7 +69,7 @@ pub struct Args {
         default_value = "0"
     )]
     depth: Vec<usize>,
-    /// Measurements of each kind; the median is printed
+    /// Rounds of measurements, each of every kind; medians are printed
     #[arg(
         long,
         env = "POTLUCK_BENCH_REPEAT",
@@ -69,6 +77,10 @@ pub struct Args {
         default_value_t = 3
     )]
     repeat: usize,
+    /// Measure llama.cpp too, in turn with potluck: the path of its program llama-bench, built for this machine. It runs with
+    /// whichever of its settings is fastest for a test (weight repacking and flash attention, on or off)
+    #[arg(long, env = "POTLUCK_BENCH_PEER", value_name = "PATH")]
+    peer: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -79,17 +91,46 @@ struct Report {
     model: String,
     isa: &'static str,
     threads: usize,
+    rounds: usize,
+    /// Measured: bytes read from memory a second, all threads together.
+    read_bytes_per_second: f64,
+    /// Measured: 8-bit multiply-adds a second from registers, all threads together.
+    int8_macs_per_second: f64,
+    load_seconds: f64,
+    memory: Memory,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
     results: Vec<Measured>,
 }
 
-/// One line of the report.
+/// Bytes that the model takes.
+#[derive(Serialize)]
+struct Memory {
+    file_bytes: u64,
+    weights_bytes: u64,
+    kv_bytes: u64,
+    scratch_bytes: u64,
+}
+
+/// One line of the report: medians of the rounds.
 #[derive(Serialize)]
 struct Measured {
-    test: &'static str,
-    tokens: usize,
-    batch: usize,
-    depth: usize,
+    #[serde(flatten)]
+    test: Test,
     tokens_per_second: f64,
+    /// What the machine could do at most.
+    limit_tokens_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<MeasuredPeer>,
+}
+
+#[derive(Serialize)]
+struct MeasuredPeer {
+    tokens_per_second: f64,
+    #[serde(flatten)]
+    setting: Setting,
+    /// Ours to theirs, round by round.
+    ratio: f64,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
@@ -99,76 +140,199 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let report =
         signal::interruptible(async { work.await.context("the benchmark ended unexpectedly")? })
             .await?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(());
-    }
-    println!(
-        "{}, {} on {} threads",
-        report.model, report.isa, report.threads
-    );
-    for Measured {
-        test,
-        tokens,
-        batch,
-        depth,
-        tokens_per_second,
-    } in &report.results
-    {
-        println!(
-            "{test:8} {tokens:5} tokens  batch {batch:3}  depth {depth:5}  {tokens_per_second:9.1} tokens/s"
-        );
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(&report)?),
+        false => print(&report),
     }
     Ok(())
+}
+
+fn print(report: &Report) {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    println!(
+        "{}, {} on {} threads; this machine reads {:.1} GB/s and multiplies {:.0} billion bytes a second",
+        report.model,
+        report.isa,
+        report.threads,
+        report.read_bytes_per_second / 1e9,
+        report.int8_macs_per_second / 1e9,
+    );
+    println!(
+        "loaded in {:.1} s: {:.0} MiB of weights (the file has {:.0}), {:.0} of KV cache, {:.0} of buffers",
+        report.load_seconds,
+        mib(report.memory.weights_bytes),
+        mib(report.memory.file_bytes),
+        mib(report.memory.kv_bytes),
+        mib(report.memory.scratch_bytes),
+    );
+    if let Some(peer) = &report.peer {
+        println!("beside {peer}");
+    }
+    println!("medians of {} rounds, tokens/s:", report.rounds);
+    for measured in &report.results {
+        let Test {
+            kind,
+            tokens,
+            batch,
+            depth,
+        } = measured.test;
+        print!(
+            "{:8} {tokens:5} tokens  batch {batch:3}  depth {depth:5}  {:9.1}  {:4.0} % of the limit",
+            kind.name(),
+            measured.tokens_per_second,
+            100.0 * measured.tokens_per_second / measured.limit_tokens_per_second,
+        );
+        match &measured.peer {
+            None => println!(),
+            Some(peer) => println!(
+                "  llama.cpp {:9.1} ({}), ratio {:.2}",
+                peer.tokens_per_second, peer.setting, peer.ratio
+            ),
+        }
+    }
 }
 
 fn bench(args: &Args, path: PathBuf) -> anyhow::Result<Report> {
     let map = Mapped::open(&path).with_context(|| model::unusable(&path))?;
     let gguf = Gguf::parse(map.bytes()).with_context(|| model::unusable(&path))?;
-    let n_threads = args.threads.unwrap_or_else(default_threads);
+    let threads = args.threads.unwrap_or_else(default_threads);
     let kernels = Kernels::new(Isa::from_env()?)?;
-    let mut bench = Bench {
-        stage: whole_model(args, &gguf, kernels, n_threads)?,
-        next_seq: 0,
-        repeat: args.repeat,
+    let mut peer = match &args.peer {
+        Some(program) => Some(Peer::new(program, &path, threads)?),
+        None => None,
     };
-    let mut results = Vec::new();
+    let limits = kernels.limits(&Pool::new(threads));
+    let loading = std::time::Instant::now();
+    let mut bench = Bench::new(whole_model(args, &gguf, kernels, threads)?);
+    let load_seconds = loading.elapsed().as_secs_f64();
+    let work = Work::of(&gguf, &bench.stage().config().shape);
+    let memory = bench.stage().memory();
+    let results = measure_all(&tests(args), args.repeat, &mut bench, peer.as_mut())?;
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = gguf.metadata().str("general.name").ok().flatten();
+    Ok(Report {
+        model: name.unwrap_or(&stem).to_owned(),
+        isa: kernels.isa().name(),
+        threads,
+        rounds: args.repeat,
+        read_bytes_per_second: limits.read_bytes_per_second,
+        int8_macs_per_second: limits.int8_macs_per_second,
+        load_seconds,
+        memory: Memory {
+            file_bytes: map.bytes().len() as u64,
+            weights_bytes: memory.weights_bytes,
+            kv_bytes: memory.kv_bytes,
+            scratch_bytes: memory.scratch_bytes,
+        },
+        peer: peer.and_then(|peer| peer.build),
+        results: results
+            .into_iter()
+            .map(|rounds| rounds.measured(&work, &limits))
+            .collect(),
+    })
+}
+
+/// Every combination that was asked for.
+fn tests(args: &Args) -> Vec<Test> {
+    let mut tests = Vec::new();
     for &depth in &args.depth {
-        for &tokens in &args.prompt {
-            let tokens_per_second = bench.prefill(tokens, depth)?;
-            results.push(Measured {
-                test: "prefill",
-                tokens,
-                batch: 1,
-                depth,
-                tokens_per_second,
-            });
-        }
-        for &batch in args.batch.iter().filter(|_| args.generate > 0) {
-            let tokens_per_second = bench.decode(args.generate, batch, depth)?;
-            results.push(Measured {
-                test: "decode",
-                tokens: args.generate,
-                batch,
-                depth,
-                tokens_per_second,
-            });
+        tests.extend(args.prompt.iter().map(|&tokens| Test {
+            kind: Kind::Prefill,
+            tokens,
+            batch: 1,
+            depth,
+        }));
+        let batches = args.batch.iter().filter(|_| args.generate > 0);
+        tests.extend(batches.map(|&batch| Test {
+            kind: Kind::Decode,
+            tokens: args.generate,
+            batch,
+            depth,
+        }));
+    }
+    tests
+}
+
+/// What was measured of one test, round by round.
+struct Rounds {
+    test: Test,
+    ours: Vec<f64>,
+    setting: Setting,
+    theirs: Vec<f64>,
+}
+
+/// Each round measures every test, ours and then the peer's, so that what disturbs the machine disturbs both.
+fn measure_all(
+    tests: &[Test],
+    n_rounds: usize,
+    bench: &mut Bench,
+    mut peer: Option<&mut Peer>,
+) -> anyhow::Result<Vec<Rounds>> {
+    let n_steps = tests.len() * (n_rounds + usize::from(peer.is_some()));
+    let bar = ProgressBar::new(n_steps as u64);
+    let mut all = Vec::new();
+    for test in tests {
+        let setting = match &mut peer {
+            Some(peer) => best_setting(peer, test)?,
+            None => SETTINGS[0],
+        };
+        bar.inc(u64::from(peer.is_some()));
+        all.push(Rounds {
+            test: *test,
+            ours: Vec::new(),
+            setting,
+            theirs: Vec::new(),
+        });
+    }
+    for _ in 0..n_rounds {
+        for rounds in &mut all {
+            rounds.ours.push(bench.run(&rounds.test)?);
+            if let Some(peer) = &mut peer {
+                rounds.theirs.push(peer.run(&rounds.test, rounds.setting)?);
+            }
+            bar.inc(1);
         }
     }
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let name = gguf
-        .metadata()
-        .str("general.name")
-        .ok()
-        .flatten()
-        .unwrap_or(&stem)
-        .to_owned();
-    Ok(Report {
-        model: name,
-        isa: kernels.isa().name(),
-        threads: n_threads,
-        results,
-    })
+    bar.finish_and_clear();
+    Ok(all)
+}
+
+/// The setting in which the peer is fastest, each tried once.
+fn best_setting(peer: &mut Peer, test: &Test) -> anyhow::Result<Setting> {
+    let mut best = (0.0, SETTINGS[0]);
+    for setting in SETTINGS {
+        let speed = peer.run(test, setting)?;
+        if speed > best.0 {
+            best = (speed, setting);
+        }
+    }
+    Ok(best.1)
+}
+
+impl Rounds {
+    fn measured(self, work: &Work, limits: &Limits) -> Measured {
+        let ratios: Vec<f64> = self
+            .ours
+            .iter()
+            .zip(&self.theirs)
+            .map(|(a, b)| a / b)
+            .collect();
+        Measured {
+            test: self.test,
+            limit_tokens_per_second: work.limit(&self.test, limits),
+            tokens_per_second: median(self.ours).unwrap_or(0.0),
+            peer: median(self.theirs).map(|tokens_per_second| MeasuredPeer {
+                tokens_per_second,
+                setting: self.setting,
+                ratio: median(ratios).unwrap_or(0.0),
+            }),
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 fn whole_model(
@@ -209,105 +373,4 @@ fn whole_model(
         Arc::default(),
         &mut |_, _| {},
     )?)
-}
-
-/// A loaded model and the sequences that measurements run on.
-struct Bench {
-    stage: Stage,
-    next_seq: u64,
-    repeat: usize,
-}
-
-impl Bench {
-    /// Tokens a second of a prompt of `n_tokens` after `depth` tokens.
-    fn prefill(&mut self, n_tokens: usize, depth: usize) -> anyhow::Result<f64> {
-        self.median(|bench| {
-            let seq = bench.open(depth)?;
-            let start = Instant::now();
-            bench.extend(seq, depth, n_tokens)?;
-            let seconds = start.elapsed().as_secs_f64();
-            bench.stage.release(seq);
-            Ok(n_tokens as f64 / seconds)
-        })
-    }
-
-    /// Tokens a second, over all of `batch` answers, after `depth` tokens each.
-    fn decode(&mut self, n_tokens: usize, batch: usize, depth: usize) -> anyhow::Result<f64> {
-        self.median(|bench| {
-            let seqs = (0..batch)
-                .map(|_| bench.open(depth))
-                .collect::<anyhow::Result<Vec<_>>>()?;
-            bench.decode_step(&seqs, depth)?;
-            let start = Instant::now();
-            for pos in depth + 1..=depth + n_tokens {
-                bench.decode_step(&seqs, pos)?;
-            }
-            let seconds = start.elapsed().as_secs_f64();
-            seqs.iter().for_each(|seq| bench.stage.release(*seq));
-            Ok((n_tokens * batch) as f64 / seconds)
-        })
-    }
-
-    fn median(
-        &mut self,
-        mut measure: impl FnMut(&mut Self) -> anyhow::Result<f64>,
-    ) -> anyhow::Result<f64> {
-        let mut measured = (0..self.repeat)
-            .map(|_| measure(self))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        measured.sort_by(f64::total_cmp);
-        Ok(measured[measured.len() / 2])
-    }
-
-    /// A sequence that holds `depth` tokens.
-    fn open(&mut self, depth: usize) -> anyhow::Result<SeqId> {
-        let seq = SeqId(self.next_seq);
-        self.next_seq += 1;
-        self.extend(seq, 0, depth)?;
-        Ok(seq)
-    }
-
-    fn extend(&mut self, seq: SeqId, pos: usize, n_tokens: usize) -> anyhow::Result<()> {
-        let max_step = self.stage.config().limits.max_step_tokens;
-        for from in (0..n_tokens).step_by(max_step) {
-            let n_chunk = max_step.min(n_tokens - from);
-            let tokens = (0..n_chunk).map(|i| self.token(pos + from + i)).collect();
-            // The prompt's last position is sampled, as it would be.
-            let sampling = (from + n_chunk == n_tokens).then(Sampling::greedy);
-            let run = Run {
-                seq,
-                pos: (pos + from) as u32,
-                tokens,
-                rollback: false,
-                sampling,
-            };
-            self.step(Step::of_run(run))?;
-        }
-        Ok(())
-    }
-
-    fn decode_step(&mut self, seqs: &[SeqId], pos: usize) -> anyhow::Result<()> {
-        let run = |seq: &SeqId| Run {
-            seq: *seq,
-            pos: pos as u32,
-            tokens: vec![self.token(pos + seq.0 as usize)],
-            rollback: false,
-            sampling: Some(Sampling::greedy()),
-        };
-        let mut step = Step::of_run(run(&seqs[0]));
-        step.runs.extend(seqs[1..].iter().map(run));
-        self.step(step)
-    }
-
-    fn step(&mut self, step: Step) -> anyhow::Result<()> {
-        match self.stage.step(&step, &[]).faults.first() {
-            Some(fault) => bail!("a step could not be computed: {fault}"),
-            None => Ok(()),
-        }
-    }
-
-    /// Token ids that spread over the vocabulary; what they mean does not matter to the time they take.
-    fn token(&self, index: usize) -> u32 {
-        (index as u32).wrapping_mul(2_654_435_761) % self.stage.config().shape.n_vocab
-    }
 }

@@ -7,5 +7,6 @@ pub(crate) mod elementwise;
 pub(crate) mod exp;
 pub(crate) mod matmul;
 pub(crate) mod norm;
+pub(crate) mod probe;
 pub(crate) mod quantize;
 pub(crate) mod rope;

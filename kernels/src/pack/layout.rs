@@ -1,71 +1,113 @@
 //! The order of bytes in a packed tile, for every type in one table.
 //!
-//! A block of a tile is the eight rows' blocks cut into units and interleaved: unit 0 of each row, unit 1 of each row, …
-//! Units are the f16 scale, one byte of sub-scales, or four bytes of codes, so that a 32-byte load of codes holds the
-//! same four positions of k for eight rows, ready for a multiply-add of byte pairs. A nibble type's low and high
+//! A block of a tile is the rows' blocks cut into units and interleaved: unit 0 of each row, unit 1 of each row, …
+//! Units are the f16 scale, one byte of sub-scales, or four bytes of codes, so that a vector of codes holds the
+//! same four positions of k for every row, ready for a multiply-add of bytes. A nibble type's low and high
 //! nibbles hold k-groups a half block (or a window) apart, exactly as they do in a GGUF block, so unpacking is a shift
 //! and a mask. The fifth bits of Q5_0 and Q5_1 are the one thing that is not moved by bytes: see [`move_bits`].
 
-use super::TILE_ROWS;
 use crate::weight::WeightType;
 
 /// The largest block of any type (Q6_K).
 pub(crate) const MAX_BLOCK_BYTES: usize = 210;
 
-/// `count` units of `unit` bytes each, in the order of the GGUF block.
+/// `count` units of `unit` bytes each. Sections are listed in the order of a packed block.
 struct Section {
     unit: usize,
     count: usize,
+    /// Where the section begins in the GGUF block.
+    from: usize,
     /// The four bytes of a unit are a mask of 32 fifth bits.
     is_mask: bool,
 }
 
-const fn units(unit: usize, count: usize) -> Section {
+const fn units(unit: usize, count: usize, from: usize) -> Section {
     Section {
         unit,
         count,
+        from,
         is_mask: false,
     }
 }
 
 /// Two bytes of scale or minimum.
-const SCALE: Section = units(2, 1);
-/// 32 codes of one bit.
-const MASK: Section = Section {
-    unit: 4,
-    count: 1,
-    is_mask: true,
-};
+const fn scale(from: usize) -> Section {
+    units(2, 1, from)
+}
 
-fn sections(ty: WeightType) -> &'static [Section] {
-    match ty {
-        WeightType::F32 => const { &[units(4, 1)] },
-        WeightType::F16 | WeightType::BF16 => const { &[units(2, 1)] },
-        WeightType::Q4_0 => const { &[SCALE, units(4, 4)] },
-        WeightType::Q4_1 => const { &[SCALE, SCALE, units(4, 4)] },
-        WeightType::Q5_0 => const { &[SCALE, MASK, units(4, 4)] },
-        WeightType::Q5_1 => const { &[SCALE, SCALE, MASK, units(4, 4)] },
-        WeightType::Q8_0 => const { &[SCALE, units(4, 8)] },
-        WeightType::Q4_K => const { &[SCALE, SCALE, units(1, 12), units(4, 32)] },
-        WeightType::Q5_K => const { &[SCALE, SCALE, units(1, 12), units(4, 8), units(4, 32)] },
-        WeightType::Q6_K => const { &[units(4, 32), units(4, 16), units(1, 16), SCALE] },
+/// 32 codes of one bit.
+const fn mask(from: usize) -> Section {
+    Section {
+        unit: 4,
+        count: 1,
+        from,
+        is_mask: true,
     }
 }
 
-/// Interleave up to eight rows of GGUF bytes into a tile of zeros; rows that are missing stay zero.
-pub(super) fn interleave(ty: WeightType, rows: &[u8], row_bytes: usize, tile: &mut [u8]) {
+/// Q6_K alone is not in the order of its GGUF block but in that of its use: memory is fastest when it is read from front to back.
+fn sections(ty: WeightType) -> &'static [Section] {
+    match ty {
+        WeightType::F32 => const { &[units(4, 1, 0)] },
+        WeightType::F16 | WeightType::BF16 => const { &[units(2, 1, 0)] },
+        WeightType::Q4_0 => const { &[scale(0), units(4, 4, 2)] },
+        WeightType::Q4_1 => const { &[scale(0), scale(2), units(4, 4, 4)] },
+        WeightType::Q5_0 => const { &[scale(0), mask(2), units(4, 4, 6)] },
+        WeightType::Q5_1 => const { &[scale(0), scale(2), mask(4), units(4, 4, 8)] },
+        WeightType::Q8_0 => const { &[scale(0), units(4, 8, 2)] },
+        WeightType::Q4_K => const { &[scale(0), scale(2), units(1, 12, 4), units(4, 32, 16)] },
+        WeightType::Q5_K => {
+            const {
+                &[
+                    scale(0),
+                    scale(2),
+                    units(1, 12, 4),
+                    units(4, 8, 16),
+                    units(4, 32, 48),
+                ]
+            }
+        }
+        WeightType::Q6_K => {
+            const {
+                &[
+                    scale(208),
+                    units(1, 16, 192),
+                    units(4, 4, 0),
+                    units(4, 4, 128),
+                    units(4, 4, 16),
+                    units(4, 4, 144),
+                    units(4, 8, 32),
+                    units(4, 4, 64),
+                    units(4, 4, 160),
+                    units(4, 4, 80),
+                    units(4, 4, 176),
+                    units(4, 8, 96),
+                ]
+            }
+        }
+    }
+}
+
+/// Interleave up to `tile_rows` rows of GGUF bytes into a tile of zeros; rows that are missing stay zero.
+pub(super) fn interleave(
+    ty: WeightType,
+    tile_rows: usize,
+    rows: &[u8],
+    row_bytes: usize,
+    tile: &mut [u8],
+) {
     let block_bytes = ty.block_bytes();
     for (row, row_bytes) in rows.chunks_exact(row_bytes).enumerate() {
-        let tile_blocks = tile.chunks_exact_mut(TILE_ROWS * block_bytes);
+        let tile_blocks = tile.chunks_exact_mut(tile_rows * block_bytes);
         for (block, tile_block) in row_bytes.chunks_exact(block_bytes).zip(tile_blocks) {
-            insert_block(ty, block, row, tile_block);
+            insert_block(ty, tile_rows, block, row, tile_block);
         }
     }
 }
 
 /// Write one row's block into its places in a block of a tile.
-fn insert_block(ty: WeightType, block: &[u8], row: usize, tile_block: &mut [u8]) {
-    for_each_unit(ty, row, |section, at, place| {
+fn insert_block(ty: WeightType, tile_rows: usize, block: &[u8], row: usize, tile_block: &mut [u8]) {
+    for_each_unit(ty, tile_rows, row, |section, at, place| {
         let unit = &mut tile_block[place..place + section.unit];
         copy_unit(&block[at..at + section.unit], unit);
         if section.is_mask {
@@ -75,8 +117,14 @@ fn insert_block(ty: WeightType, block: &[u8], row: usize, tile_block: &mut [u8])
 }
 
 /// Read one row's block back from a block of a tile.
-pub(crate) fn extract_block(ty: WeightType, tile_block: &[u8], row: usize, block: &mut [u8]) {
-    for_each_unit(ty, row, |section, at, place| {
+pub(crate) fn extract_block(
+    ty: WeightType,
+    tile_rows: usize,
+    tile_block: &[u8],
+    row: usize,
+    block: &mut [u8],
+) {
+    for_each_unit(ty, tile_rows, row, |section, at, place| {
         let unit = &mut block[at..at + section.unit];
         copy_unit(&tile_block[place..place + section.unit], unit);
         if section.is_mask {
@@ -87,12 +135,18 @@ pub(crate) fn extract_block(ty: WeightType, tile_block: &[u8], row: usize, block
 
 /// Each unit of a block: its section, where it is in the GGUF block, and where row `row` has it in a block of a tile.
 #[inline]
-fn for_each_unit(ty: WeightType, row: usize, mut visit: impl FnMut(&Section, usize, usize)) {
-    let mut at = 0;
+fn for_each_unit(
+    ty: WeightType,
+    tile_rows: usize,
+    row: usize,
+    mut visit: impl FnMut(&Section, usize, usize),
+) {
+    let mut packed = 0;
     for section in sections(ty) {
-        for _ in 0..section.count {
-            visit(section, at, at * TILE_ROWS + row * section.unit);
-            at += section.unit;
+        for i in 0..section.count {
+            let from = section.from + i * section.unit;
+            visit(section, from, packed * tile_rows + row * section.unit);
+            packed += section.unit;
         }
     }
 }

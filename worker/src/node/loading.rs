@@ -223,7 +223,8 @@ fn ready(memory: MemoryUse, moved: &Report, load_ms: u64) -> wire::Ready {
 fn check_memory(shared: &Shared, request: &Request) -> Result<(), Status> {
     let source = CachedSource::new(shared.cache.clone(), &request.manifest);
     let refuse = |err: LoadError| Status::failed_precondition(err.to_string());
-    let memory = request.config.memory(&source).map_err(refuse)?;
+    let memory = request.config.memory(&source, shared.compute.kernels);
+    let memory = memory.map_err(refuse)?;
     memory
         .check(&request.config.limits)
         .map_err(|err| Status::resource_exhausted(err.to_string()))
