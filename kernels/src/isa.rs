@@ -1,26 +1,37 @@
 //! Instruction sets: which this CPU has, which one to use, and the kernels.
 //!
 //! `scalar` is the definition: what a kernel computes is written there. `lanes` holds the same kernels for vectors, in files of the
-//! same names, over the operations of `simd`, which `avx2` and `avx512` implement.
+//! same names, over the operations of `simd`, which `avx2`, `avx512` and `neon` implement.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub(crate) mod lanes;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod scalar;
 pub(crate) mod simd;
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::sync::OnceLock;
 
 /// The environment variable that forces a tier.
 const ISA_VARIABLE: &str = "POTLUCK_ISA";
+
+/// The most rows that a tile of packed weights has on any tier.
+pub(crate) const MAX_TILE_ROWS: usize = 16;
 
 /// A tier of instructions the kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// Portable code: the definition of every kernel.
     Scalar,
+    /// Every 64-bit ARM: Raspberry Pi 3 and 4.
+    Neon,
+    /// The same with dot products of bytes: Raspberry Pi 5, Apple's M1, Graviton 2, and later.
+    Dotprod,
     /// x86-64 with AVX2, FMA and F16C: nearly every PC since 2013.
     Avx2,
     /// The same with the byte products of AVX-VNNI: Intel's PCs since Alder Lake, AMD's since Zen 5.
@@ -42,8 +53,15 @@ pub enum IsaError {
 }
 
 impl Isa {
-    /// From the plainest to the best.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512];
+    /// From the plainest to the best of each architecture.
+    pub const ALL: [Isa; 6] = [
+        Isa::Scalar,
+        Isa::Neon,
+        Isa::Dotprod,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512,
+    ];
 
     /// The best tier this CPU has. Looked up once.
     pub fn detect() -> Isa {
@@ -81,6 +99,8 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
+            Isa::Neon => "neon",
+            Isa::Dotprod => "dotprod",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
@@ -96,6 +116,7 @@ impl Isa {
         };
         match self {
             Isa::Scalar => true,
+            Isa::Neon | Isa::Dotprod => false,
             Isa::Avx2 => avx2(),
             Isa::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
             Isa::Avx512 => {
@@ -109,7 +130,18 @@ impl Isa {
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    pub fn is_available(self) -> bool {
+        let neon = || is_aarch64_feature_detected!("neon");
+        match self {
+            Isa::Scalar => true,
+            Isa::Neon => neon(),
+            Isa::Dotprod => neon() && is_aarch64_feature_detected!("dotprod"),
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => false,
+        }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub fn is_available(self) -> bool {
         self == Isa::Scalar
     }
@@ -117,7 +149,7 @@ impl Isa {
     /// Rows of a tile of packed weights: the f32 lanes of a vector.
     pub fn tile_rows(self) -> usize {
         match self {
-            Isa::Scalar | Isa::Avx2 | Isa::AvxVnni => 8,
+            Isa::Scalar | Isa::Neon | Isa::Dotprod | Isa::Avx2 | Isa::AvxVnni => 8,
             Isa::Avx512 => 16,
         }
     }

@@ -10,6 +10,8 @@ use crate::attention::{self, AttentionRun, AttentionSpec, BlockArgs};
 use crate::isa::{Isa, IsaError, scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{avx2::Avx2, avx2::AvxVnni, avx512::Avx512, lanes};
+#[cfg(target_arch = "aarch64")]
+use crate::isa::{lanes, neon::Dotprod, neon::Neon};
 use crate::matmul::{self, Panel, Product};
 use crate::pack::{PackedMatrix, ShapeError};
 use crate::pool::Pool;
@@ -35,6 +37,12 @@ macro_rules! dispatch {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { lanes::$file::$kernel::<Avx512>($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => unsafe { lanes::$file::$kernel::<Neon>($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Isa::Dotprod => unsafe { lanes::$file::$kernel::<Dotprod>($($argument),*) },
             _ => scalar::$file::$kernel($($argument),*),
         }
     };
@@ -195,8 +203,8 @@ impl Kernels {
         attention::attention(*self, pool, spec, runs);
     }
 
-    pub(crate) fn panel(&self, panel: &Panel<'_>, out: &mut [f32]) {
-        dispatch!(self.isa, matmul::panel(panel, out));
+    pub(crate) fn panel(&self, panel: &Panel<'_>) {
+        dispatch!(self.isa, matmul::panel(panel));
     }
 
     pub(crate) fn attend_block(

@@ -5,19 +5,20 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
+use std::ops::Range;
 
+use crate::isa::MAX_TILE_ROWS;
 use crate::kernels::Kernels;
 use crate::pack::PackedMatrix;
 use crate::pool::{Disjoint, Pool};
 use crate::rows::{ActBlock, GROUP_ROWS, Rows};
 use crate::weight::WeightType;
 
-/// Work items for each thread: enough to even out cores of different speed, few enough to claim cheaply.
-const ITEMS_PER_THREAD: usize = 8;
+/// Weights of the smallest work item: reading them takes a microsecond or two, much longer than claiming an item.
+const MIN_ITEM_BYTES: usize = 16 * 1024;
 
-/// Bytes of weights that a work item may hold when there are several groups of columns: they are read once for each group, and
-/// should stay in a small L2 beside the activations.
-const ITEM_WEIGHT_BYTES: usize = 192 * 1024;
+/// Weights that are multiplied with one group of columns after another: they should stay in a small L2 beside the activations.
+const BLOCK_WEIGHT_BYTES: usize = 192 * 1024;
 
 /// One product of a call: `out[token * out_stride + row] = w[row] . x[token]`.
 #[derive(Debug)]
@@ -40,6 +41,15 @@ pub(crate) struct Panel<'a> {
     pub inputs: Inputs<'a>,
     /// At most [`GROUP_ROWS`].
     pub n_cols: usize,
+    pub out: PanelOut<'a>,
+}
+
+/// Where a panel's outputs go: row r of column c to element `at + c * stride + r`. Whoever makes one promises that nobody else touches
+/// these elements meanwhile.
+pub(crate) struct PanelOut<'a> {
+    pub elements: &'a Disjoint<'a, f32>,
+    pub at: usize,
+    pub stride: usize,
 }
 
 /// The columns of a panel.
@@ -55,10 +65,25 @@ impl Panel<'_> {
     pub(crate) fn tile_bytes(&self) -> usize {
         self.tiles.len() / self.n_tiles
     }
+
+    /// Where the outputs of tile `tile` for column `col` go: `tile_rows` elements.
+    pub(crate) fn out_of_tile(&self, tile: usize, col: usize) -> *mut f32 {
+        let at = self.out.at + col * self.out.stride + tile * self.tile_rows;
+        // SAFETY: these elements are the panel's alone, as its maker promised.
+        unsafe { self.out.elements.slice(at, self.tile_rows) }.as_mut_ptr()
+    }
+
+    /// Set the output of row `row` for column `col`.
+    pub(crate) fn set(&self, row: usize, col: usize, value: f32) {
+        let at = self.out.at + col * self.out.stride + row;
+        // SAFETY: as above.
+        let place = unsafe { self.out.elements.slice(at, 1) };
+        place[0] = value;
+    }
 }
 
 thread_local! {
-    static PANEL_OUT: RefCell<Vec<f32>> = RefCell::default();
+    static ITEM_ENDS: RefCell<Vec<usize>> = RefCell::default();
 }
 
 /// One product while several threads write to it.
@@ -84,14 +109,6 @@ pub(crate) fn matmul_many(
     products
         .iter()
         .for_each(|product| check(kernels, product, x, n_tokens));
-    let n_tiles: usize = products.iter().map(|product| product.w.n_tiles()).sum();
-    let largest_tile = products.iter().map(|product| product.w.tile_bytes()).max();
-    let item_tiles = n_tiles.div_ceil(ITEMS_PER_THREAD * pool.n_threads());
-    let item_tiles = match n_tokens > GROUP_ROWS {
-        true => item_tiles.min(ITEM_WEIGHT_BYTES / largest_tile.unwrap_or(0).max(1)),
-        false => item_tiles,
-    };
-    let item_tiles = item_tiles.max(1);
     let jobs: Vec<Job<'_>> = products
         .iter_mut()
         .map(|Product { w, out, out_stride }| Job {
@@ -102,19 +119,41 @@ pub(crate) fn matmul_many(
             out_stride: *out_stride,
         })
         .collect();
-    let n_items = jobs
-        .iter()
-        .map(|job| job.w.n_tiles().div_ceil(item_tiles))
-        .sum();
-    pool.for_each(n_items, |mut item| {
+    let mut ends = ITEM_ENDS.take();
+    cut(&jobs, pool.n_threads(), &mut ends);
+    pool.for_each(ends.len(), |item| {
+        let mut range = item.checked_sub(1).map_or(0, |before| ends[before])..ends[item];
         for job in &jobs {
-            let n_items = job.w.n_tiles().div_ceil(item_tiles);
-            if item < n_items {
-                return job.run_tiles(kernels, item * item_tiles, item_tiles);
-            }
-            item -= n_items;
+            let n_tiles = job.w.n_tiles();
+            let part = range.start.min(n_tiles)..range.end.min(n_tiles);
+            job.run_tiles(kernels, part);
+            range = range.start.saturating_sub(n_tiles)..range.end.saturating_sub(n_tiles);
         }
     });
+    ITEM_ENDS.set(ends);
+}
+
+/// Where work items end, counted in tiles of all products one after another: large ones first, so that each thread reads long
+/// stretches of memory, then smaller and smaller ones, so that all threads end together.
+fn cut(jobs: &[Job<'_>], n_threads: usize, ends: &mut Vec<usize>) {
+    let n_tiles: usize = jobs.iter().map(|job| job.w.n_tiles()).sum();
+    let n_bytes: usize = jobs.iter().map(|job| job.w.n_bytes()).sum();
+    let tile_bytes = n_bytes.div_ceil(n_tiles.max(1)).max(1);
+    let smallest = match jobs[0].n_tokens > GROUP_ROWS {
+        true => 1,
+        false => MIN_ITEM_BYTES.div_ceil(tile_bytes),
+    };
+    ends.clear();
+    let mut end = 0;
+    while end < n_tiles {
+        let size = ((n_tiles - end) / (2 * n_threads)).max(smallest);
+        for _ in 0..n_threads {
+            if end < n_tiles {
+                end = n_tiles.min(end + size);
+                ends.push(end);
+            }
+        }
+    }
 }
 
 fn check(
@@ -158,49 +197,70 @@ fn check(
 }
 
 impl Job<'_> {
-    /// Tiles `first ..`, at most `count` of them, for every token, a group of columns at a time.
-    fn run_tiles(&self, kernels: Kernels, first: usize, count: usize) {
-        let (k, tile_rows) = (self.w.n_cols(), self.w.tile_rows());
-        let n_tiles = count.min(self.w.n_tiles() - first);
-        let mut buffer = PANEL_OUT.take();
-        for group in 0..self.n_tokens.div_ceil(GROUP_ROWS) {
-            let first_col = group * GROUP_ROWS;
-            let n_cols = GROUP_ROWS.min(self.n_tokens - first_col);
-            let n_out = n_cols * n_tiles * tile_rows;
-            if buffer.len() < n_out {
-                buffer.resize(n_out, 0.0);
+    /// These tiles for every token, a group of columns at a time.
+    fn run_tiles(&self, kernels: Kernels, tiles: Range<usize>) {
+        let n_groups = self.n_tokens.div_ceil(GROUP_ROWS);
+        let block = match n_groups {
+            1 => tiles.len(),
+            _ => BLOCK_WEIGHT_BYTES / self.w.tile_bytes().max(1),
+        };
+        for first in tiles.clone().step_by(block.max(1)) {
+            let n_tiles = block.max(1).min(tiles.end - first);
+            for group in 0..n_groups {
+                self.run_panel(kernels, first, n_tiles, group);
             }
-            let panel = Panel {
-                ty: self.w.ty(),
-                k,
-                tiles: self.w.tiles(first, n_tiles),
-                n_tiles,
-                tile_rows,
-                inputs: match self.w.ty().is_quantized() {
-                    true => Inputs::Quantized(self.x.q.group(group).0),
-                    false => Inputs::Float(&self.x.f32[first_col * k..][..n_cols * k]),
-                },
-                n_cols,
-            };
-            kernels.panel(&panel, &mut buffer[..n_out]);
-            self.store(
-                first * tile_rows,
-                first_col,
-                &buffer[..n_out],
-                n_tiles * tile_rows,
-            );
         }
-        PANEL_OUT.set(buffer);
     }
 
-    /// Copy a panel's outputs `(n_cols, column_len)` to their places, without those of the last tile's padding.
-    fn store(&self, first_row: usize, first_col: usize, panel: &[f32], column_len: usize) {
-        let n_rows = column_len.min(self.w.n_rows() - first_row);
-        for (col, column) in panel.chunks_exact(column_len).enumerate() {
-            let at = (first_col + col) * self.out_stride + first_row;
-            // SAFETY: an item owns its rows of the output for every token, and items do not share tiles.
-            let out = unsafe { self.out.slice(at, n_rows) };
-            out.copy_from_slice(&column[..n_rows]);
+    fn run_panel(&self, kernels: Kernels, first: usize, n_tiles: usize, group: usize) {
+        let (k, tile_rows) = (self.w.n_cols(), self.w.tile_rows());
+        let first_col = group * GROUP_ROWS;
+        let n_cols = GROUP_ROWS.min(self.n_tokens - first_col);
+        let inputs = match self.w.ty().is_quantized() {
+            true => Inputs::Quantized(self.x.q.group(group).0),
+            false => Inputs::Float(&self.x.f32[first_col * k..][..n_cols * k]),
+        };
+        let panel = |first: usize, n_tiles: usize, out| Panel {
+            ty: self.w.ty(),
+            k,
+            tiles: self.w.tiles(first, n_tiles),
+            n_tiles,
+            tile_rows,
+            inputs,
+            n_cols,
+            out,
+        };
+        let at = |tile: usize| first_col * self.out_stride + tile * tile_rows;
+        // Rows of the last tile that are only padding have no place among the outputs.
+        let ragged_rows = self.w.n_rows() % tile_rows;
+        let last = self.w.n_tiles() - 1;
+        let is_ragged = ragged_rows != 0 && first + n_tiles > last;
+        let n_whole = n_tiles - usize::from(is_ragged);
+        if n_whole > 0 {
+            // An item owns its rows of the output for every token, and items do not share tiles.
+            let out = PanelOut {
+                elements: &self.out,
+                at: at(first),
+                stride: self.out_stride,
+            };
+            kernels.panel(&panel(first, n_whole, out));
+        }
+        if is_ragged {
+            let mut buffer = [0.0; MAX_TILE_ROWS * GROUP_ROWS];
+            let out = PanelOut {
+                elements: &Disjoint::new(&mut buffer),
+                at: 0,
+                stride: tile_rows,
+            };
+            kernels.panel(&panel(last, 1, out));
+            for (col, column) in buffer.chunks_exact(tile_rows).take(n_cols).enumerate() {
+                // SAFETY: as above.
+                let out = unsafe {
+                    self.out
+                        .slice(at(last) + col * self.out_stride, ragged_rows)
+                };
+                out.copy_from_slice(&column[..ragged_rows]);
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct Args {
     /// Threads that compute [default: the number of cores]
     #[arg(long, env = "POTLUCK_THREADS", value_name = "N")]
     threads: Option<usize>,
-    /// Prompt lengths
+    /// Prompt lengths; 0 leaves prompts out
     #[arg(
         long,
         env = "POTLUCK_BENCH_PROMPT",
@@ -201,13 +201,14 @@ fn bench(args: &Args, path: PathBuf) -> anyhow::Result<Report> {
         Some(program) => Some(Peer::new(program, &path, threads)?),
         None => None,
     };
-    let limits = kernels.limits(&Pool::new(threads));
     let loading = std::time::Instant::now();
     let mut bench = Bench::new(whole_model(args, &gguf, kernels, threads)?);
     let load_seconds = loading.elapsed().as_secs_f64();
     let work = Work::of(&gguf, &bench.stage().config().shape);
     let memory = bench.stage().memory();
-    let results = measure_all(&tests(args), args.repeat, &mut bench, peer.as_mut())?;
+    let probe = || kernels.limits(&Pool::new(threads));
+    let (results, limits) =
+        measure_all(&tests(args), args.repeat, &mut bench, &probe, peer.as_mut())?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let name = gguf.metadata().str("general.name").ok().flatten();
     Ok(Report {
@@ -236,7 +237,8 @@ fn bench(args: &Args, path: PathBuf) -> anyhow::Result<Report> {
 fn tests(args: &Args) -> Vec<Test> {
     let mut tests = Vec::new();
     for &depth in &args.depth {
-        tests.extend(args.prompt.iter().map(|&tokens| Test {
+        let prompts = args.prompt.iter().filter(|&&tokens| tokens > 0);
+        tests.extend(prompts.map(|&tokens| Test {
             kind: Kind::Prefill,
             tokens,
             batch: 1,
@@ -261,13 +263,14 @@ struct Rounds {
     theirs: Vec<f64>,
 }
 
-/// Each round measures every test, ours and then the peer's, so that what disturbs the machine disturbs both.
+/// Each round measures the machine's limits and every test, ours and then the peer's, so that what disturbs the machine disturbs all.
 fn measure_all(
     tests: &[Test],
     n_rounds: usize,
     bench: &mut Bench,
+    probe: &dyn Fn() -> Limits,
     mut peer: Option<&mut Peer>,
-) -> anyhow::Result<Vec<Rounds>> {
+) -> anyhow::Result<(Vec<Rounds>, Limits)> {
     let n_steps = tests.len() * (n_rounds + usize::from(peer.is_some()));
     let bar = ProgressBar::new(n_steps as u64);
     let mut all = Vec::new();
@@ -284,7 +287,9 @@ fn measure_all(
             theirs: Vec::new(),
         });
     }
+    let mut limits = Vec::new();
     for _ in 0..n_rounds {
+        limits.push(probe());
         for rounds in &mut all {
             rounds.ours.push(bench.run(&rounds.test)?);
             if let Some(peer) = &mut peer {
@@ -294,7 +299,12 @@ fn measure_all(
         }
     }
     bar.finish_and_clear();
-    Ok(all)
+    let typical = |of: fn(&Limits) -> f64| median(limits.iter().map(of).collect()).unwrap_or(0.0);
+    let limits = Limits {
+        read_bytes_per_second: typical(|limits| limits.read_bytes_per_second),
+        int8_macs_per_second: typical(|limits| limits.int8_macs_per_second),
+    };
+    Ok((all, limits))
 }
 
 /// The setting in which the peer is fastest, each tried once.
@@ -350,8 +360,8 @@ fn whole_model(
             shape.context_length
         );
     }
-    if args.batch.contains(&0) || args.prompt.contains(&0) || args.repeat == 0 {
-        bail!("--batch, --prompt and --repeat must be at least 1");
+    if args.batch.contains(&0) || args.repeat == 0 {
+        bail!("--batch and --repeat must be at least 1");
     }
     let config = StageConfig {
         span: 0..shape.n_layers,

@@ -112,16 +112,12 @@ fn zero_point<S: Simd, T: Codes + ?Sized>() -> i32 {
     S::zero_point(T::BITS, T::ZERO)
 }
 
-/// All outputs of a panel: `out` is `(n_cols, n_tiles * LANES)`.
+/// All outputs of a panel.
 ///
 /// # Safety
 /// The CPU has the instructions of `S`.
-pub(crate) unsafe fn panel<S: Simd>(panel: &Panel<'_>, out: &mut [f32]) {
-    assert_eq!(
-        out.len(),
-        panel.n_cols * panel.n_tiles * S::LANES,
-        "outputs of a panel"
-    );
+pub(crate) unsafe fn panel<S: Simd>(panel: &Panel<'_>) {
+    assert_eq!(panel.tile_rows, S::LANES, "rows of a tile");
     assert_eq!(
         Some(panel.tile_bytes()),
         panel.ty.row_bytes(panel.k).map(|row| row * S::LANES),
@@ -130,32 +126,32 @@ pub(crate) unsafe fn panel<S: Simd>(panel: &Panel<'_>, out: &mut [f32]) {
     // SAFETY: the CPU has the instructions, as the caller promises; shapes were checked just now.
     unsafe {
         match (panel.ty, panel.inputs) {
-            (WeightType::F32, Inputs::Float(x)) => float::panel::<S, float::F32>(panel, x, out),
-            (WeightType::F16, Inputs::Float(x)) => float::panel::<S, float::F16>(panel, x, out),
-            (WeightType::BF16, Inputs::Float(x)) => float::panel::<S, float::Bf16>(panel, x, out),
+            (WeightType::F32, Inputs::Float(x)) => float::panel::<S, float::F32>(panel, x),
+            (WeightType::F16, Inputs::Float(x)) => float::panel::<S, float::F16>(panel, x),
+            (WeightType::BF16, Inputs::Float(x)) => float::panel::<S, float::Bf16>(panel, x),
             (WeightType::Q4_0, Inputs::Quantized(acts)) => {
-                quantized::<S, nibbles::Q4_0>(panel, acts, out)
+                quantized::<S, nibbles::Q4_0>(panel, acts)
             }
             (WeightType::Q4_1, Inputs::Quantized(acts)) => {
-                quantized::<S, nibbles::Q4_1>(panel, acts, out)
+                quantized::<S, nibbles::Q4_1>(panel, acts)
             }
             (WeightType::Q5_0, Inputs::Quantized(acts)) => {
-                quantized::<S, nibbles::Q5_0>(panel, acts, out)
+                quantized::<S, nibbles::Q5_0>(panel, acts)
             }
             (WeightType::Q5_1, Inputs::Quantized(acts)) => {
-                quantized::<S, nibbles::Q5_1>(panel, acts, out)
+                quantized::<S, nibbles::Q5_1>(panel, acts)
             }
             (WeightType::Q8_0, Inputs::Quantized(acts)) => {
-                quantized::<S, nibbles::Q8_0>(panel, acts, out)
+                quantized::<S, nibbles::Q8_0>(panel, acts)
             }
             (WeightType::Q4_K, Inputs::Quantized(acts)) => {
-                quantized::<S, super_blocks::Q4_K>(panel, acts, out)
+                quantized::<S, super_blocks::Q4_K>(panel, acts)
             }
             (WeightType::Q5_K, Inputs::Quantized(acts)) => {
-                quantized::<S, super_blocks::Q5_K>(panel, acts, out)
+                quantized::<S, super_blocks::Q5_K>(panel, acts)
             }
             (WeightType::Q6_K, Inputs::Quantized(acts)) => {
-                quantized::<S, super_blocks::Q6_K>(panel, acts, out)
+                quantized::<S, super_blocks::Q6_K>(panel, acts)
             }
             (ty, _) => panic!("the other kind of input for a {} matrix", ty.name()),
         }
@@ -166,8 +162,7 @@ pub(crate) unsafe fn panel<S: Simd>(panel: &Panel<'_>, out: &mut [f32]) {
 ///
 /// # Safety
 /// The CPU has the instructions; `acts` is `n_cols` columns of `k / 32` blocks, the tiles are of type `T`.
-unsafe fn quantized<S: Simd, T: Codes>(panel: &Panel<'_>, acts: &[ActBlock], out: &mut [f32]) {
-    let n_rows = panel.n_tiles * S::LANES;
+unsafe fn quantized<S: Simd, T: Codes>(panel: &Panel<'_>, acts: &[ActBlock]) {
     assert_eq!(acts.len(), panel.n_cols * (panel.k / ACT_BLOCK));
     for (index, tile) in panel.tiles.chunks_exact(panel.tile_bytes()).enumerate() {
         let mut col = 0;
@@ -176,8 +171,7 @@ unsafe fn quantized<S: Simd, T: Codes>(panel: &Panel<'_>, acts: &[ActBlock], out
                 tile,
                 acts: &acts[col..],
                 act_stride: panel.n_cols,
-                out: &mut out[col * n_rows + index * S::LANES..],
-                out_stride: n_rows,
+                out: Columns::of(panel, index, col),
             };
             // SAFETY: as the caller promises; a group never reaches beyond the last column.
             col += unsafe { columns::<S, T>(panel.n_cols - col, job) };
@@ -207,9 +201,29 @@ struct Tile<'a> {
     /// Block of column c and window w is at `w * act_stride + c`.
     acts: &'a [ActBlock],
     act_stride: usize,
-    /// Column c's outputs go to `out[c * out_stride ..]`.
-    out: &'a mut [f32],
-    out_stride: usize,
+    out: Columns<'a>,
+}
+
+/// Where a tile's outputs go, from some column on.
+#[derive(Clone, Copy)]
+struct Columns<'a> {
+    panel: &'a Panel<'a>,
+    tile: usize,
+    first: usize,
+}
+
+impl<'a> Columns<'a> {
+    fn of(panel: &'a Panel<'a>, tile: usize, first: usize) -> Self {
+        Columns { panel, tile, first }
+    }
+
+    /// Column `c`, counted from the first.
+    #[inline(always)]
+    unsafe fn store<S: Simd>(&self, c: usize, sums: S::F) {
+        let out = self.panel.out_of_tile(self.tile, self.first + c);
+        // SAFETY: a tile has as many outputs as a vector lanes, which `panel` has checked.
+        unsafe { S::store(out, sums) };
+    }
 }
 
 impl Tile<'_> {
@@ -232,15 +246,12 @@ impl<S: Simd, T: Codes, const N: usize> Kernel<S> for ByColumns<'_, T, N> {
             acts,
             act_stride,
             out,
-            out_stride,
         } = self.0;
         let tile_block = S::LANES * T::ROW_BLOCK;
         let n_windows = tile.len() / tile_block * T::WINDOWS;
         assert!(n_windows == 0 || acts.len() >= (n_windows - 1) * act_stride + N);
-        assert!(out.len() >= (N - 1) * out_stride + S::LANES);
         let mut acts = acts.as_ptr();
-        // SAFETY: blocks are whole, each column has as many windows as the tile, and eight outputs fit in their place, by the
-        // checks above.
+        // SAFETY: blocks are whole and each column has as many windows as the tile, by the checks above.
         unsafe {
             let mut acc = [S::splat(0.0); N];
             for block in tile.chunks_exact(tile_block) {
@@ -258,7 +269,7 @@ impl<S: Simd, T: Codes, const N: usize> Kernel<S> for ByColumns<'_, T, N> {
                 acts = acts.wrapping_add(T::WINDOWS * act_stride);
             }
             for_each_column!(N, |c| {
-                S::store(out.as_mut_ptr().add(c * out_stride), acc[c]);
+                out.store::<S>(c, acc[c]);
             });
         }
     }

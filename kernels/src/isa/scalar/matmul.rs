@@ -16,22 +16,21 @@ use crate::pack::layout::{MAX_BLOCK_BYTES, extract_block};
 use crate::rows::{ACT_BLOCK, ActBlock};
 use crate::weight::WeightType;
 
-/// All outputs of a panel: `out` is `(n_cols, n_tiles * tile_rows)`.
-pub(crate) fn panel(panel: &Panel<'_>, out: &mut [f32]) {
-    let n_rows = panel.n_tiles * panel.tile_rows;
-    for row in 0..n_rows {
+/// All outputs of a panel.
+pub(crate) fn panel(panel: &Panel<'_>) {
+    for row in 0..panel.n_tiles * panel.tile_rows {
         match panel.inputs {
             Inputs::Quantized(acts) => {
                 let weights = quantized_row(panel, row);
                 for col in 0..panel.n_cols {
                     let acts = acts.iter().skip(col).step_by(panel.n_cols);
-                    out[col * n_rows + row] = quantized_dot(panel.ty, &weights, acts);
+                    panel.set(row, col, quantized_dot(panel.ty, &weights, acts));
                 }
             }
             Inputs::Float(x) => {
                 let weights = float_row(panel, row);
                 for (col, x) in x.chunks_exact(panel.k).enumerate() {
-                    out[col * n_rows + row] = float_dot(&weights, x);
+                    panel.set(row, col, float_dot(&weights, x));
                 }
             }
         }

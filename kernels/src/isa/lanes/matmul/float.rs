@@ -3,6 +3,7 @@
 
 use std::marker::PhantomData;
 
+use super::Columns;
 use crate::isa::simd::{Kernel, Simd};
 use crate::matmul::Panel;
 
@@ -50,45 +51,40 @@ impl Widen for Bf16 {
     }
 }
 
-/// Every tile of the panel by every column; `x` is `(n_cols, k)`, `out` is `(n_cols, n_tiles * LANES)`.
+/// Every tile of the panel by every column; `x` is `(n_cols, k)`.
 ///
 /// # Safety
 /// The CPU has the instructions, and the tiles are of the type that `W` reads.
-pub(super) unsafe fn panel<S: Simd, W: Widen>(panel: &Panel<'_>, x: &[f32], out: &mut [f32]) {
-    let (k, n_rows) = (panel.k, panel.n_tiles * S::LANES);
-    assert_eq!(x.len(), panel.n_cols * k);
+pub(super) unsafe fn panel<S: Simd, W: Widen>(panel: &Panel<'_>, x: &[f32]) {
+    assert_eq!(x.len(), panel.n_cols * panel.k);
     let mut col = 0;
     while col < panel.n_cols {
-        let (x, out) = (&x[col * k..], &mut out[col * n_rows..]);
         // SAFETY: as the caller promises; a group never reaches beyond the last column.
         unsafe {
             col += match panel.n_cols - col {
-                1 => columns::<S, W, 8, 1>(panel, x, out),
-                2 | 3 => columns::<S, W, 4, 2>(panel, x, out),
-                _ => columns::<S, W, 2, 4>(panel, x, out),
+                1 => columns::<S, W, 8, 1>(panel, x, col),
+                2 | 3 => columns::<S, W, 4, 2>(panel, x, col),
+                _ => columns::<S, W, 2, 4>(panel, x, col),
             };
         }
     }
 }
 
-/// All tiles by `N` columns, `T` tiles at a time and the rest one by one. Returns `N`.
+/// All tiles by `N` columns from `col`, `T` tiles at a time and the rest one by one. Returns `N`.
 ///
 /// # Safety
-/// As for [`panel`]; `x` has at least `N` columns.
+/// As for [`panel`]; there are `N` columns from `col`.
 unsafe fn columns<S: Simd, W: Widen, const T: usize, const N: usize>(
     panel: &Panel<'_>,
     x: &[f32],
-    out: &mut [f32],
+    col: usize,
 ) -> usize {
-    let (tile_bytes, out_stride) = (panel.tile_bytes(), panel.n_tiles * S::LANES);
     let mut tile = 0;
     while tile < panel.n_tiles {
         let tiles = Tiles {
-            tiles: &panel.tiles[tile * tile_bytes..],
-            k: panel.k,
-            x,
-            out: &mut out[tile * S::LANES..],
-            out_stride,
+            tiles: &panel.tiles[tile * panel.tile_bytes()..],
+            x: &x[col * panel.k..],
+            out: Columns::of(panel, tile, col),
         };
         // SAFETY: as the caller promises.
         unsafe {
@@ -106,11 +102,9 @@ unsafe fn columns<S: Simd, W: Widen, const T: usize, const N: usize>(
 
 struct Tiles<'a> {
     tiles: &'a [u8],
-    k: usize,
+    /// `(n_cols, k)`
     x: &'a [f32],
-    /// Column c's outputs go to `out[c * out_stride ..]`.
-    out: &'a mut [f32],
-    out_stride: usize,
+    out: Columns<'a>,
 }
 
 /// `T` tiles by `N` columns: `T N` chains.
@@ -119,16 +113,10 @@ struct ByColumns<'a, W, const T: usize, const N: usize>(Tiles<'a>, PhantomData<W
 impl<S: Simd, W: Widen, const T: usize, const N: usize> Kernel<S> for ByColumns<'_, W, T, N> {
     #[inline(always)]
     unsafe fn run(self) {
-        let Tiles {
-            tiles,
-            k,
-            x,
-            out,
-            out_stride,
-        } = self.0;
+        let Tiles { tiles, x, out } = self.0;
+        let k = out.panel.k;
         let row_bytes = W::BYTES * S::LANES;
         assert!(tiles.len() >= T * k * row_bytes && x.len() >= N * k);
-        assert!(out.len() >= (N - 1) * out_stride + T * S::LANES);
         // SAFETY: in bounds by the checks above.
         unsafe {
             let mut acc = [[S::splat(0.0); N]; T];
@@ -145,8 +133,9 @@ impl<S: Simd, W: Widen, const T: usize, const N: usize> Kernel<S> for ByColumns<
                 }
             }
             for (t, acc) in acc.into_iter().enumerate() {
+                let out = Columns::of(out.panel, out.tile + t, out.first);
                 for (c, acc) in acc.into_iter().enumerate() {
-                    S::store(out.as_mut_ptr().add(c * out_stride + t * S::LANES), acc);
+                    out.store::<S>(c, acc);
                 }
             }
         }
