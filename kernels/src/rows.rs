@@ -17,12 +17,13 @@ pub(crate) struct ActBlock {
     pub d: f32,
     /// What the 32 activations sum to after quantisation: the factor of a weight block's minimum.
     pub s: f32,
-    /// Sum of the codes of each half.
-    pub sums: [i16; 2],
+    /// Minus the sum of the codes: of the low half, of the high half, of both. A weight's zero point times this is what is to be
+    /// added for it.
+    pub minus: [i32; 3],
 }
 
 const _: () = assert!(
-    size_of::<ActBlock>() == 44,
+    size_of::<ActBlock>() == 52,
     "no padding: kernels broadcast from it"
 );
 
@@ -31,7 +32,7 @@ impl ActBlock {
         codes: [0; ACT_BLOCK],
         d: 0.0,
         s: 0.0,
-        sums: [0; 2],
+        minus: [0; 3],
     };
 }
 

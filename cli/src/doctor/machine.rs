@@ -31,7 +31,7 @@ fn processor() -> Finding {
                 "the portable code is used, which is slow ({})",
                 std::env::consts::ARCH
             ),
-            "lend machines with AVX2 first; POTLUCK_ISA must not be set to scalar",
+            "lend machines with AVX2 or NEON first; POTLUCK_ISA must not be set to scalar",
         ),
         Ok(isa) => Finding::ok(
             "processor",

@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::simd::{HIGH_HALF, Kernel, LOW_HALF, Simd};
+use super::simd::{Kernel, Simd};
 
 /// Exists to name the instructions: AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -250,22 +250,13 @@ unsafe fn broadcast(acts: *const i8) -> __m256i {
     unsafe { _mm256_set1_epi32(acts.cast::<i32>().read_unaligned()) }
 }
 
-/// For each lane `[low, high]`: minus the zero point for the halves that a product covers, else 0.
+/// What is to be added to a dot product for the zero point, a power of two.
 #[inline(always)]
-unsafe fn zero_factors<const HALF: usize>(zero: i32) -> __m256i {
-    let factor = (-zero as u32) & 0xffff;
-    let factors = match HALF {
-        LOW_HALF => factor,
-        HIGH_HALF => factor << 16,
-        _ => factor | factor << 16,
-    };
-    unsafe { _mm256_set1_epi32(factors as i32) }
-}
-
-/// The sums of both halves, for every lane.
-#[inline(always)]
-unsafe fn broadcast_sums(sums: *const [i16; 2]) -> __m256i {
-    unsafe { _mm256_set1_epi32(sums.cast::<i32>().read_unaligned()) }
+unsafe fn zero_term(zero: i32, minus: *const i32) -> __m256i {
+    unsafe {
+        let by = _mm_cvtsi32_si128(zero.trailing_zeros() as i32);
+        _mm256_sll_epi32(_mm256_set1_epi32(*minus), by)
+    }
 }
 
 impl Simd for Avx2 {
@@ -283,7 +274,7 @@ impl Simd for Avx2 {
         codes
     }
     #[inline(always)]
-    unsafe fn dot_start<const HALF: usize>(_zero: i32, _sums: *const [i16; 2]) -> __m256i {
+    unsafe fn dot_start(_zero: i32, _minus: *const i32) -> __m256i {
         unsafe { _mm256_setzero_si256() }
     }
     /// Activation codes are at most 127 in size. A pair of products is at most 3810 for codes of 4 bits, and eight of those fit
@@ -329,11 +320,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn dot_finish<const BITS: u32, const HALF: usize>(
-        dot: __m256i,
-        zero: i32,
-        sums: *const [i16; 2],
-    ) -> __m256 {
+    unsafe fn dot_finish<const BITS: u32>(dot: __m256i, zero: i32, minus: *const i32) -> __m256 {
         unsafe {
             let dot = match BITS {
                 4 => _mm256_madd_epi16(dot, _mm256_set1_epi16(1)),
@@ -342,8 +329,7 @@ impl Simd for Avx2 {
             if zero == 0 {
                 return _mm256_cvtepi32_ps(dot);
             }
-            let off = _mm256_madd_epi16(broadcast_sums(sums), zero_factors::<HALF>(zero));
-            _mm256_cvtepi32_ps(_mm256_add_epi32(dot, off))
+            _mm256_cvtepi32_ps(_mm256_add_epi32(dot, zero_term(zero, minus)))
         }
     }
 }
@@ -369,11 +355,11 @@ impl Simd for AvxVnni {
         codes
     }
     #[inline(always)]
-    unsafe fn dot_start<const HALF: usize>(zero: i32, sums: *const [i16; 2]) -> __m256i {
+    unsafe fn dot_start(zero: i32, minus: *const i32) -> __m256i {
         unsafe {
             match zero {
                 0 => _mm256_setzero_si256(),
-                _ => _mm256_madd_epi16(broadcast_sums(sums), zero_factors::<HALF>(zero)),
+                _ => zero_term(zero, minus),
             }
         }
     }
@@ -390,11 +376,7 @@ impl Simd for AvxVnni {
         dot
     }
     #[inline(always)]
-    unsafe fn dot_finish<const BITS: u32, const HALF: usize>(
-        dot: __m256i,
-        _zero: i32,
-        _sums: *const [i16; 2],
-    ) -> __m256 {
+    unsafe fn dot_finish<const BITS: u32>(dot: __m256i, _zero: i32, _minus: *const i32) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(dot) }
     }
 }

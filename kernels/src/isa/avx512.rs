@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::*;
 
-use super::simd::{HIGH_HALF, Kernel, LOW_HALF, Simd};
+use super::simd::{Kernel, Simd};
 
 /// Exists to name the instructions: AVX-512 F, BW, VL, DQ and VNNI.
 #[derive(Clone, Copy)]
@@ -237,23 +237,15 @@ impl Simd for Avx512 {
         codes
     }
     #[inline(always)]
-    unsafe fn dot_start<const HALF: usize>(zero: i32, sums: *const [i16; 2]) -> __m512i {
+    unsafe fn dot_start(zero: i32, minus: *const i32) -> __m512i {
         unsafe {
-            if zero == 0 {
-                return _mm512_setzero_si512();
+            match zero {
+                0 => _mm512_setzero_si512(),
+                _ => {
+                    let by = _mm_cvtsi32_si128(zero.trailing_zeros() as i32);
+                    _mm512_sll_epi32(_mm512_set1_epi32(*minus), by)
+                }
             }
-            let factor = (-zero as u32) & 0xffff;
-            let factors = match HALF {
-                LOW_HALF => factor,
-                HIGH_HALF => factor << 16,
-                _ => factor | factor << 16,
-            };
-            let sums = _mm512_set1_epi32(sums.cast::<i32>().read_unaligned());
-            _mm512_dpwssd_epi32(
-                _mm512_setzero_si512(),
-                _mm512_set1_epi32(factors as i32),
-                sums,
-            )
         }
     }
     #[inline(always)]
@@ -272,11 +264,7 @@ impl Simd for Avx512 {
         dot
     }
     #[inline(always)]
-    unsafe fn dot_finish<const BITS: u32, const HALF: usize>(
-        dot: __m512i,
-        _zero: i32,
-        _sums: *const [i16; 2],
-    ) -> __m512 {
+    unsafe fn dot_finish<const BITS: u32>(dot: __m512i, _zero: i32, _minus: *const i32) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(dot) }
     }
 }

@@ -7,7 +7,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::simd::{HIGH_HALF, Kernel, LOW_HALF, Simd};
+use super::simd::{Kernel, Simd};
 
 /// Exists to name the instructions: NEON.
 #[derive(Clone, Copy)]
@@ -298,22 +298,14 @@ macro_rules! pairs_of_four {
             codes
         }
         #[inline(always)]
-        unsafe fn dot_start<const HALF: usize>(zero: i32, sums: *const [i16; 2]) -> [int32x4_t; 2] {
-            unsafe {
-                let [low, high] = sums.read().map(i32::from);
-                let sum = match HALF {
-                    LOW_HALF => low,
-                    HIGH_HALF => high,
-                    _ => low + high,
-                };
-                [vdupq_n_s32(-zero * sum); 2]
-            }
+        unsafe fn dot_start(zero: i32, minus: *const i32) -> [int32x4_t; 2] {
+            unsafe { [vdupq_n_s32(zero * *minus); 2] }
         }
         #[inline(always)]
-        unsafe fn dot_finish<const BITS: u32, const HALF: usize>(
+        unsafe fn dot_finish<const BITS: u32>(
             dot: [int32x4_t; 2],
             _zero: i32,
-            _sums: *const [i16; 2],
+            _minus: *const i32,
         ) -> [float32x4_t; 2] {
             unsafe { both!(vcvtq_f32_s32(dot)) }
         }

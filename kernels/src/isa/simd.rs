@@ -13,7 +13,7 @@ pub(crate) trait Kernel<S: Simd> {
     unsafe fn run(self);
 }
 
-/// Which elements of a window a dot product covers.
+/// Which elements of a window a dot product covers, and where their sum is in an activation block.
 pub(crate) const LOW_HALF: usize = 0;
 pub(crate) const HIGH_HALF: usize = 1;
 pub(crate) const BOTH_HALVES: usize = 2;
@@ -109,8 +109,9 @@ pub(crate) trait Simd: Copy + 'static {
     fn zero_point(bits: u32, zero: i32) -> i32;
     /// Codes as `dot_half` takes them.
     unsafe fn prepare<const BITS: u32>(codes: [Self::I; 4]) -> [Self::I; 4];
-    /// A dot product of nothing. `sums` are the sums of the activation codes of each half of the window.
-    unsafe fn dot_start<const HALF: usize>(zero: i32, sums: *const [i16; 2]) -> Self::Dot;
+    /// A dot product of nothing. `minus` points to minus the sum of the activation codes that it will take; a zero point is 0 or a
+    /// power of two.
+    unsafe fn dot_start(zero: i32, minus: *const i32) -> Self::Dot;
     /// Half a window: 16 codes of every lane with 16 activations.
     unsafe fn dot_half<const BITS: u32>(
         dot: Self::Dot,
@@ -118,9 +119,5 @@ pub(crate) trait Simd: Copy + 'static {
         acts: *const i8,
     ) -> Self::Dot;
     /// The integer as f32, `zero` times the sum of activations taken off.
-    unsafe fn dot_finish<const BITS: u32, const HALF: usize>(
-        dot: Self::Dot,
-        zero: i32,
-        sums: *const [i16; 2],
-    ) -> Self::F;
+    unsafe fn dot_finish<const BITS: u32>(dot: Self::Dot, zero: i32, minus: *const i32) -> Self::F;
 }

@@ -77,7 +77,7 @@ trait Codes {
     /// Half a window's dot products, codes prepared.
     unsafe fn dot_half<S: Simd>(dot: S::Dot, codes: &[S::I; 4], acts: *const i8) -> S::Dot;
     unsafe fn prepare<S: Simd>(codes: [S::I; 4]) -> [S::I; 4];
-    unsafe fn finish<S: Simd, const HALF: usize>(dot: S::Dot, sums: *const [i16; 2]) -> S::F;
+    unsafe fn finish<S: Simd>(dot: S::Dot, minus: *const i32) -> S::F;
 }
 
 /// The last three methods of [`Codes`], which are the same for every type but need its number of bits as a constant.
@@ -98,9 +98,9 @@ macro_rules! dots_of_bits {
         }
 
         #[inline(always)]
-        unsafe fn finish<S: Simd, const HALF: usize>(dot: S::Dot, sums: *const [i16; 2]) -> S::F {
+        unsafe fn finish<S: Simd>(dot: S::Dot, minus: *const i32) -> S::F {
             // SAFETY: as for the trait.
-            unsafe { S::dot_finish::<{ $bits }, HALF>(dot, zero_point::<S, Self>(), sums) }
+            unsafe { S::dot_finish::<{ $bits }>(dot, zero_point::<S, Self>(), minus) }
         }
     };
 }
@@ -300,7 +300,7 @@ unsafe fn add_window<S: Simd, T: Codes, const N: usize, const WINDOW: usize>(
             let high = T::prepare::<S>(T::codes::<S, WINDOW, HIGH_HALF>(block));
             for_each_column!(N, |c| {
                 let act = acts.add(c);
-                let dot = S::dot_start::<BOTH_HALVES>(zero_point::<S, T>(), &raw const (*act).sums);
+                let dot = S::dot_start(zero_point::<S, T>(), minus::<BOTH_HALVES>(act));
                 let codes = (&raw const (*act).codes).cast::<i8>();
                 let dot = T::dot_half::<S>(dot, &low, codes);
                 let dot = T::dot_half::<S>(dot, &high, codes.add(16));
@@ -310,10 +310,10 @@ unsafe fn add_window<S: Simd, T: Codes, const N: usize, const WINDOW: usize>(
             // Both halves' codes would not fit beside the sums.
             let zero = zero_point::<S, T>();
             let low = T::prepare::<S>(T::codes::<S, WINDOW, LOW_HALF>(block));
-            let mut dots = [S::dot_start::<BOTH_HALVES>(zero, &raw const (*acts).sums); N];
+            let mut dots = [S::dot_start(zero, minus::<BOTH_HALVES>(acts)); N];
             for_each_column!(N, |c| {
                 let act = acts.add(c);
-                let start = S::dot_start::<BOTH_HALVES>(zero, &raw const (*act).sums);
+                let start = S::dot_start(zero, minus::<BOTH_HALVES>(act));
                 dots[c] = T::dot_half::<S>(start, &low, (&raw const (*act).codes).cast());
             });
             let high = T::prepare::<S>(T::codes::<S, WINDOW, HIGH_HALF>(block));
@@ -341,12 +341,20 @@ unsafe fn add_half<S: Simd, T: Codes, const N: usize, const WINDOW: usize, const
         let codes = T::prepare::<S>(T::codes::<S, WINDOW, HALF>(block));
         for_each_column!(N, |c| {
             let act = acts.add(c);
-            let dot = S::dot_start::<HALF>(zero_point::<S, T>(), &raw const (*act).sums);
+            let dot = S::dot_start(zero_point::<S, T>(), minus::<HALF>(act));
             let acts = (&raw const (*act).codes).cast::<i8>().add(16 * HALF);
             let dot = T::dot_half::<S>(dot, &codes, acts);
             acc[c] = add_scaled::<S, T, HALF>(acc[c], d, act, dot);
         });
     }
+}
+
+/// Minus the sum of a half's codes, or of both halves'.
+#[inline(always)]
+unsafe fn minus<const HALF: usize>(act: *const ActBlock) -> *const i32 {
+    const { assert!(HALF <= BOTH_HALVES) };
+    // SAFETY: as the caller promises, `act` points to a block.
+    unsafe { (&raw const (*act).minus).cast::<i32>().add(HALF) }
 }
 
 /// `fma(d_w d_a, idot, acc)`.
@@ -359,7 +367,7 @@ unsafe fn add_scaled<S: Simd, T: Codes, const HALF: usize>(
 ) -> S::F {
     // SAFETY: as the caller promises.
     unsafe {
-        let idot = T::finish::<S, HALF>(dot, &raw const (*act).sums);
+        let idot = T::finish::<S>(dot, minus::<HALF>(act));
         S::fma(S::mul(d_w, S::splat((*act).d)), idot, acc)
     }
 }

@@ -1,6 +1,9 @@
 //! What a core can do at most: bytes read, and products of bytes that never leave the registers.
 
-use crate::isa::simd::{BOTH_HALVES, Kernel, Simd};
+use std::array::from_fn;
+use std::hint::black_box;
+
+use crate::isa::simd::{Kernel, Simd};
 
 /// Read every byte; returns a sum that depends on all of them.
 ///
@@ -42,30 +45,43 @@ pub(crate) unsafe fn multiply<S: Simd>(n_rounds: usize, n_products: &mut usize) 
     impl<S: Simd> Kernel<S> for Multiply<'_> {
         #[inline(always)]
         unsafe fn run(self) {
-            // Sums enough to hide the latency of an instruction, few enough to leave room for the codes.
-            const N: usize = 8;
             let Multiply(n_rounds, n_products) = self;
-            // Opaque to the compiler, or it would do the work beforehand; different for each sum, or it would do it once.
-            let acts: [i8; 16 * N] = std::hint::black_box(std::array::from_fn(|i| i as i8));
-            let sums = std::hint::black_box([1, 2]);
-            // SAFETY: as the caller promises; 16 activations for each of the `N` sums.
-            unsafe {
-                let codes = [S::splat_byte(std::hint::black_box(3)); 4];
-                let mut dots = [S::dot_start::<BOTH_HALVES>(0, &sums); N];
-                for _ in 0..n_rounds {
-                    for (i, dot) in dots.iter_mut().enumerate() {
-                        *dot = S::dot_half::<4>(*dot, &codes, acts.as_ptr().add(16 * i));
-                    }
+            // Sums enough to hide the latency of an instruction, few enough to leave room for the codes.
+            // SAFETY: as the caller promises.
+            *n_products += unsafe {
+                match S::MANY_REGISTERS {
+                    true => multiply_sums::<S, 16>(n_rounds),
+                    false => multiply_sums::<S, 8>(n_rounds),
                 }
-                let mut total = S::splat(0.0);
-                for dot in dots {
-                    total = S::add(total, S::dot_finish::<4, BOTH_HALVES>(dot, 0, &sums));
-                }
-                std::hint::black_box(S::reduce_max_i32(S::bits(total)));
-            }
-            *n_products += n_rounds * N * 16 * S::LANES;
+            };
         }
     }
     // SAFETY: as the caller promises.
     unsafe { S::vectorize(Multiply(n_rounds, n_products)) }
+}
+
+/// `n_rounds` of half a window's products for each of `N` sums; returns how many products of bytes that were.
+#[inline(always)]
+unsafe fn multiply_sums<S: Simd, const N: usize>(n_rounds: usize) -> usize {
+    // Opaque to the compiler, or it would do the work beforehand; different for each sum, or it would do it once.
+    let acts: [[i8; 16]; N] = black_box(from_fn(|i| from_fn(|j| (i + j) as i8)));
+    let minus = black_box(1);
+    // SAFETY: as the caller promises; 16 activations for each of the sums.
+    unsafe {
+        let codes = [S::splat_byte(3); 4];
+        let mut dots = [S::dot_start(0, &minus); N];
+        for _ in 0..n_rounds {
+            // Or products that are the same in every round would be taken from the first.
+            let codes = *black_box(&codes);
+            for (dot, acts) in dots.iter_mut().zip(&acts) {
+                *dot = S::dot_half::<4>(*dot, &codes, acts.as_ptr());
+            }
+        }
+        let mut total = S::splat(0.0);
+        for dot in dots {
+            total = S::add(total, S::dot_finish::<4>(dot, 0, &minus));
+        }
+        black_box(S::reduce_max_i32(S::bits(total)));
+    }
+    n_rounds * N * 16 * S::LANES
 }

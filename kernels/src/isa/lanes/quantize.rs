@@ -47,7 +47,8 @@ unsafe fn window<S: Simd>(x: &[f32; ACT_BLOCK], out: &mut ActBlock) {
             true => S::splat_i32(0),
             false => S::to_i32(S::mul(at(i), S::splat(inverse))),
         };
-        for (half, total) in out.sums.iter_mut().enumerate() {
+        let mut sums = [0; 2];
+        for (half, total) in sums.iter_mut().enumerate() {
             let mut sum = S::splat_i32(0);
             for i in (half * 16..half * 16 + 16).step_by(S::LANES) {
                 // The largest is 127 by choice of the scale, give or take a rounding.
@@ -55,10 +56,11 @@ unsafe fn window<S: Simd>(x: &[f32; ACT_BLOCK], out: &mut ActBlock) {
                 sum = S::add_i32(sum, code);
                 S::store_i8(out.codes.as_mut_ptr().add(i), code);
             }
-            *total = S::reduce_add_i32(sum) as i16;
+            *total = S::reduce_add_i32(sum);
         }
-        let sum = i32::from(out.sums[0]) + i32::from(out.sums[1]);
+        let [low, high] = sums;
         out.d = d;
-        out.s = d * sum as f32;
+        out.s = d * (low + high) as f32;
+        out.minus = [-low, -high, -(low + high)];
     }
 }

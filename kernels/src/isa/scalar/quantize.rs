@@ -31,14 +31,13 @@ fn block(x: &[f32; ACT_BLOCK]) -> ActBlock {
         value.clamp(-CODE_MAX, CODE_MAX) as i8
     };
     let codes = std::array::from_fn(|j| code(&x[j]));
-    let sum = |half: &[i8]| half.iter().map(|code| i16::from(*code)).sum::<i16>();
-    let sums = [sum(&codes[..16]), sum(&codes[16..])];
-    let total = i32::from(sums[0]) + i32::from(sums[1]);
+    let sum = |half: &[i8]| half.iter().map(|code| i32::from(*code)).sum::<i32>();
+    let (low, high) = (sum(&codes[..16]), sum(&codes[16..]));
     ActBlock {
         codes,
         d,
-        s: d * total as f32,
-        sums,
+        s: d * (low + high) as f32,
+        minus: [-low, -high, -(low + high)],
     }
 }
 
