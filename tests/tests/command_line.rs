@@ -189,14 +189,30 @@ fn a_bench_measures_what_it_was_asked_for() {
     let report = invoke(["bench", "--json"].iter().chain(&arguments))
         .finish()
         .json();
-    has_keys(&report, "isa model results threads");
+    has_keys(
+        &report,
+        "int8_macs_per_second isa load_seconds memory model read_bytes_per_second results rounds threads",
+    );
+    has_keys(
+        &report["memory"],
+        "file_bytes kv_bytes scratch_bytes weights_bytes",
+    );
+    assert!(
+        report["read_bytes_per_second"].as_f64() > Some(0.0),
+        "{report}"
+    );
     let measured: Vec<_> = report["results"]
         .as_array()
         .expect("results")
         .iter()
         .map(|result| {
-            has_keys(result, "batch depth test tokens tokens_per_second");
-            assert!(result["tokens_per_second"].as_f64() > Some(0.0), "{result}");
+            has_keys(
+                result,
+                "batch depth limit_tokens_per_second test tokens tokens_per_second",
+            );
+            for speed in ["tokens_per_second", "limit_tokens_per_second"] {
+                assert!(result[speed].as_f64() > Some(0.0), "{result}");
+            }
             (
                 result["test"].as_str().expect("a test"),
                 &result["tokens"],
@@ -213,6 +229,9 @@ fn a_bench_measures_what_it_was_asked_for() {
         ("decode", four, two),
     ];
     assert_eq!(measured, expected);
+    let peer = ["bench", "--peer", "no/llama-bench", "--model", &path];
+    let refused = invoke(peer).finish().refusal();
+    assert!(refused.contains("llama-bench"), "{refused}");
 }
 
 #[test]
