@@ -49,6 +49,11 @@ impl QuantizedRows {
         QuantizedRows::default()
     }
 
+    /// Bytes that `n_rows` rows of `k` activations take, for memory budgets.
+    pub fn n_bytes(n_rows: usize, k: usize) -> usize {
+        n_rows * k.div_ceil(ACT_BLOCK) * size_of::<ActBlock>()
+    }
+
     pub fn n_rows(&self) -> usize {
         self.n_rows
     }

@@ -46,8 +46,7 @@ impl Widths {
     pub fn scratch_bytes(&self, n_tokens: usize) -> u64 {
         let floats = 3 * self.d_model + 2 * self.q + 2 * self.kv + 2 * self.d_ff;
         let widest = self.d_ff.max(self.d_model).max(self.q);
-        // An activation block of 32 takes 48 bytes at most.
-        (n_tokens * (4 * floats + widest / 32 * 48)) as u64
+        (4 * n_tokens * floats + QuantizedRows::n_bytes(n_tokens, widest)) as u64
     }
 }
 

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use crate::isa::simd::{Kernel, Simd};
 
-/// Read every byte; returns a sum that depends on all of them.
+/// Read every byte, and add to `sum` something that depends on all of them.
 ///
 /// # Safety
 /// The CPU has the instructions of `S`.
@@ -36,7 +36,7 @@ pub(crate) unsafe fn read<S: Simd>(bytes: &[u8], sum: &mut i32) {
     unsafe { S::vectorize(Read(bytes, sum)) }
 }
 
-/// `n_rounds` times as many dot products as there are registers for; returns how many products of bytes that were.
+/// `n_rounds` times as many dot products as there are registers for; adds to `n_products` how many products of bytes that were.
 ///
 /// # Safety
 /// The CPU has the instructions of `S`.
