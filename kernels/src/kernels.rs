@@ -4,9 +4,12 @@
 //! computes is chosen per operation, never per row.
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
+
 use half::f16;
 
 use crate::attention::{self, AttentionRun, AttentionSpec, BlockArgs};
+use crate::gated::{self, Gated, GatedOut};
 use crate::isa::{Isa, IsaError, scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{avx2::Avx2, avx2::AvxVnni, avx512::Avx512, lanes};
@@ -15,13 +18,18 @@ use crate::isa::{lanes, neon::Dotprod, neon::Neon};
 use crate::matmul::{self, Panel, Product};
 use crate::pack::{PackedMatrix, ShapeError};
 use crate::pool::Pool;
-use crate::rows::{ACT_BLOCK, GROUP_ROWS, QuantizedRows, Rows};
+use crate::rows::{ACT_BLOCK, ActBlock, GROUP_ROWS, QuantizedRows, Rows};
 use crate::weight::WeightType;
 
 /// The kernels of one instruction set. Exists only if this CPU has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {
     isa: Isa,
+}
+
+thread_local! {
+    /// A row between its norm and its quantisation.
+    static NORMED: RefCell<Vec<f32>> = RefCell::default();
 }
 
 /// Call a kernel compiled for `$isa`.
@@ -100,8 +108,33 @@ impl Kernels {
             let n_rows = GROUP_ROWS.min(n_rows - first);
             for row in 0..n_rows {
                 let x = &x[(first + row) * k..][..k];
-                dispatch!(self.isa, quantize::row(x, &mut blocks[row..], n_rows));
+                self.quantize(x, &mut blocks[row..], n_rows);
             }
+        });
+    }
+
+    /// [`Kernels::rms_norm`] of each row of `x`, quantised.
+    pub fn rms_norm_quantize(
+        &self,
+        pool: &Pool,
+        x: &[f32],
+        weight: &[f32],
+        eps: f32,
+        out: &mut QuantizedRows,
+    ) {
+        let k = weight.len();
+        assert!(k > 0 && x.len().is_multiple_of(k), "{} of {k}", x.len());
+        let blocks = out.reshape(x.len() / k, k);
+        pool.for_each_chunk(blocks, GROUP_ROWS * (k / ACT_BLOCK), |group, blocks| {
+            let x = &x[group * GROUP_ROWS * k..];
+            let n_rows = GROUP_ROWS.min(x.len() / k);
+            let mut normed = NORMED.take();
+            normed.resize(k, 0.0);
+            for (row, x) in x.chunks_exact(k).take(n_rows).enumerate() {
+                self.rms_norm(x, weight, eps, &mut normed);
+                self.quantize(&normed, &mut blocks[row..], n_rows);
+            }
+            NORMED.set(normed);
         });
     }
 
@@ -114,27 +147,25 @@ impl Kernels {
             n_tokens * n_rows,
             "out is whole tokens of {n_rows} outputs"
         );
-        self.matmul_many(
-            pool,
-            x,
-            n_tokens,
-            &mut [Product {
-                w,
-                out,
-                out_stride: n_rows,
-            }],
-        );
+        self.matmul_many(pool, x, n_tokens, &[Product::new(w, out, n_rows)]);
     }
 
     /// Several products of the same input in one parallel loop: q, k and v, or gate and up.
-    pub fn matmul_many(
+    pub fn matmul_many(&self, pool: &Pool, x: Rows<'_>, n_tokens: usize, products: &[Product<'_>]) {
+        matmul::matmul_many(*self, pool, x, n_tokens, products);
+    }
+
+    /// `out = gate_fn(gate x) * (up x)` for every token, the gated half of a feed-forward layer, in one parallel loop: what the two
+    /// products give never leaves the cache.
+    pub fn gated(
         &self,
         pool: &Pool,
+        layer: &Gated<'_>,
         x: Rows<'_>,
         n_tokens: usize,
-        products: &mut [Product<'_>],
+        out: GatedOut<'_>,
     ) {
-        matmul::matmul_many(*self, pool, x, n_tokens, products);
+        gated::gated(*self, pool, layer, x, n_tokens, out);
     }
 
     /// `out = x / rms(x) * weight` for each row of `weight.len()` elements.
@@ -201,6 +232,11 @@ impl Kernels {
     /// If shapes do not fit or a block that a query sees is missing.
     pub fn attention(&self, pool: &Pool, spec: &AttentionSpec, runs: &mut [AttentionRun<'_>]) {
         attention::attention(*self, pool, spec, runs);
+    }
+
+    /// One row, or whole blocks of one, to every `stride`-th of `out`.
+    pub(crate) fn quantize(&self, x: &[f32], out: &mut [ActBlock], stride: usize) {
+        dispatch!(self.isa, quantize::row(x, out, stride));
     }
 
     pub(crate) fn panel(&self, panel: &Panel<'_>) {

@@ -10,6 +10,7 @@
 
 mod attention;
 mod block;
+mod gated;
 mod isa;
 mod kernels;
 mod matmul;
@@ -25,6 +26,7 @@ pub use attention::{
     kv_store,
 };
 pub use block::dequantize;
+pub use gated::{Activation, Gated, GatedOut};
 pub use isa::scalar::exp::{exp, tanh};
 pub use isa::{Isa, IsaError};
 pub use kernels::Kernels;

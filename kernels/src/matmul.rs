@@ -20,14 +20,30 @@ const MIN_ITEM_BYTES: usize = 16 * 1024;
 /// Weights that are multiplied with one group of columns after another: they should stay in a small L2 beside the activations.
 const BLOCK_WEIGHT_BYTES: usize = 192 * 1024;
 
-/// One product of a call: `out[token * out_stride + row] = w[row] . x[token]`.
-#[derive(Debug)]
+/// One product of a call: `out[token * out_stride + row] = w[row] . x[token]`, or added to what is there.
 pub struct Product<'a> {
-    pub w: &'a PackedMatrix,
-    /// At least `(n_tokens - 1) * out_stride + n_rows` long. Elements between the rows are left alone.
-    pub out: &'a mut [f32],
-    /// Elements from one token's outputs to the next one's: at least `n_rows`.
-    pub out_stride: usize,
+    w: &'a PackedMatrix,
+    out: Disjoint<'a, f32>,
+    out_stride: usize,
+    adds: bool,
+}
+
+impl<'a> Product<'a> {
+    /// `out` is at least `(n_tokens - 1) * out_stride + n_rows` long, and `out_stride`, from one token's outputs to the next one's, at
+    /// least `n_rows`. Elements between the rows are left alone.
+    pub fn new(w: &'a PackedMatrix, out: &'a mut [f32], out_stride: usize) -> Product<'a> {
+        Product {
+            w,
+            out: Disjoint::new(out),
+            out_stride,
+            adds: false,
+        }
+    }
+
+    /// The same, but the product is added to what `out` holds, in one rounding: a residual connection.
+    pub fn added(self) -> Product<'a> {
+        Product { adds: true, ..self }
+    }
 }
 
 /// A few tiles of a matrix and a group of columns to multiply them with.
@@ -44,12 +60,13 @@ pub(crate) struct Panel<'a> {
     pub out: PanelOut<'a>,
 }
 
-/// Where a panel's outputs go: row r of column c to element `at + c * stride + r`. Whoever makes one promises that nobody else touches
-/// these elements meanwhile.
+/// Where a panel's outputs go: row r of column c to element `at + c * stride + r`, or are added to. Whoever makes one promises that
+/// nobody else touches these elements meanwhile.
 pub(crate) struct PanelOut<'a> {
     pub elements: &'a Disjoint<'a, f32>,
     pub at: usize,
     pub stride: usize,
+    pub adds: bool,
 }
 
 /// The columns of a panel.
@@ -78,7 +95,11 @@ impl Panel<'_> {
         let at = self.out.at + col * self.out.stride + row;
         // SAFETY: as above.
         let place = unsafe { self.out.elements.slice(at, 1) };
-        place[0] = value;
+        place[0] = if self.out.adds {
+            place[0] + value
+        } else {
+            value
+        };
     }
 }
 
@@ -86,13 +107,12 @@ thread_local! {
     static ITEM_ENDS: RefCell<Vec<usize>> = RefCell::default();
 }
 
-/// One product while several threads write to it.
-struct Job<'a> {
-    w: &'a PackedMatrix,
-    x: Rows<'a>,
-    n_tokens: usize,
-    out: Disjoint<'a, f32>,
-    out_stride: usize,
+/// What panels of a product are made from.
+#[derive(Clone, Copy)]
+pub(crate) struct Operands<'a> {
+    pub w: &'a PackedMatrix,
+    pub x: Rows<'a>,
+    pub n_tokens: usize,
 }
 
 /// All products of a call, in one parallel loop. See `Kernels::matmul_many`.
@@ -101,136 +121,180 @@ pub(crate) fn matmul_many(
     pool: &Pool,
     x: Rows<'_>,
     n_tokens: usize,
-    products: &mut [Product<'_>],
+    products: &[Product<'_>],
 ) {
     if n_tokens == 0 {
         return;
     }
-    products
-        .iter()
-        .for_each(|product| check(kernels, product, x, n_tokens));
-    let jobs: Vec<Job<'_>> = products
-        .iter_mut()
-        .map(|Product { w, out, out_stride }| Job {
-            w,
+    for product in products {
+        Operands {
+            w: product.w,
             x,
             n_tokens,
-            out: Disjoint::new(out),
-            out_stride: *out_stride,
-        })
-        .collect();
-    let mut ends = ITEM_ENDS.take();
-    cut(&jobs, pool.n_threads(), &mut ends);
-    pool.for_each(ends.len(), |item| {
-        let mut range = item.checked_sub(1).map_or(0, |before| ends[before])..ends[item];
-        for job in &jobs {
-            let n_tiles = job.w.n_tiles();
+        }
+        .check(kernels);
+        product.check_out(n_tokens);
+    }
+    let sizes = || {
+        products
+            .iter()
+            .map(|Product { w, .. }| (w.n_tiles(), w.n_bytes()))
+    };
+    for_each_stretch(pool, sizes, n_tokens, |mut range| {
+        for product in products {
+            let n_tiles = product.w.n_tiles();
             let part = range.start.min(n_tiles)..range.end.min(n_tiles);
-            job.run_tiles(kernels, part);
+            let operands = Operands {
+                w: product.w,
+                x,
+                n_tokens,
+            };
+            product.run_tiles(kernels, &operands, part);
             range = range.start.saturating_sub(n_tiles)..range.end.saturating_sub(n_tiles);
         }
+    });
+}
+
+/// Cut units of work that lie one after another into stretches and run `body` for each, on all threads. `sizes` are numbers of units
+/// and bytes of weights.
+pub(crate) fn for_each_stretch<I: Iterator<Item = (usize, usize)>>(
+    pool: &Pool,
+    sizes: impl Fn() -> I,
+    n_tokens: usize,
+    body: impl Fn(Range<usize>) + Sync,
+) {
+    let (n_units, n_bytes) = sizes().fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
+    let mut ends = ITEM_ENDS.take();
+    let smallest = match n_tokens > GROUP_ROWS {
+        true => 1,
+        false => MIN_ITEM_BYTES.div_ceil(n_bytes.div_ceil(n_units.max(1)).max(1)),
+    };
+    cut(n_units, smallest, pool.n_threads(), &mut ends);
+    pool.for_each(ends.len(), |item| {
+        body(item.checked_sub(1).map_or(0, |before| ends[before])..ends[item]);
     });
     ITEM_ENDS.set(ends);
 }
 
-/// Where work items end, counted in tiles of all products one after another: large ones first, so that each thread reads long
-/// stretches of memory, then smaller and smaller ones, so that all threads end together.
-fn cut(jobs: &[Job<'_>], n_threads: usize, ends: &mut Vec<usize>) {
-    let n_tiles: usize = jobs.iter().map(|job| job.w.n_tiles()).sum();
-    let n_bytes: usize = jobs.iter().map(|job| job.w.n_bytes()).sum();
-    let tile_bytes = n_bytes.div_ceil(n_tiles.max(1)).max(1);
-    let smallest = match jobs[0].n_tokens > GROUP_ROWS {
-        true => 1,
-        false => MIN_ITEM_BYTES.div_ceil(tile_bytes),
-    };
+/// Where stretches end: large ones first, so that each thread reads long stretches of memory, then smaller and smaller ones, so that
+/// all threads end together.
+fn cut(n_units: usize, smallest: usize, n_threads: usize, ends: &mut Vec<usize>) {
     ends.clear();
     let mut end = 0;
-    while end < n_tiles {
-        let size = ((n_tiles - end) / (2 * n_threads)).max(smallest);
+    while end < n_units {
+        let size = ((n_units - end) / (2 * n_threads)).max(smallest);
         for _ in 0..n_threads {
-            if end < n_tiles {
-                end = n_tiles.min(end + size);
+            if end < n_units {
+                end = n_units.min(end + size);
                 ends.push(end);
             }
         }
     }
 }
 
-fn check(
-    kernels: Kernels,
-    Product { w, out, out_stride }: &Product<'_>,
-    x: Rows<'_>,
-    n_tokens: usize,
-) {
-    let k = w.n_cols();
-    assert_eq!(
-        w.tile_rows(),
-        kernels.isa().tile_rows(),
-        "a matrix packed for these kernels"
-    );
-    assert!(k > 0, "a matrix of no columns");
-    if w.ty().is_quantized() {
+impl Operands<'_> {
+    pub(crate) fn check(&self, kernels: Kernels) {
+        let Operands { w, x, n_tokens } = *self;
+        let k = w.n_cols();
         assert_eq!(
-            (x.q.n_rows(), x.q.k()),
-            (n_tokens, k),
-            "quantised rows for a {} matrix",
-            w.ty().name()
+            w.tile_rows(),
+            kernels.isa().tile_rows(),
+            "a matrix packed for these kernels"
         );
-    } else {
-        assert_eq!(
-            x.f32.len(),
-            n_tokens * k,
-            "f32 rows for a {} matrix",
-            w.ty().name()
-        );
-    }
-    assert!(
-        *out_stride >= w.n_rows(),
-        "a stride of {out_stride} for {} outputs",
-        w.n_rows()
-    );
-    assert!(
-        out.len() >= (n_tokens - 1) * out_stride + w.n_rows(),
-        "{} outputs for {n_tokens} tokens",
-        out.len()
-    );
-}
-
-impl Job<'_> {
-    /// These tiles for every token, a group of columns at a time.
-    fn run_tiles(&self, kernels: Kernels, tiles: Range<usize>) {
-        let n_groups = self.n_tokens.div_ceil(GROUP_ROWS);
-        let block = match n_groups {
-            1 => tiles.len(),
-            _ => BLOCK_WEIGHT_BYTES / self.w.tile_bytes().max(1),
-        };
-        for first in tiles.clone().step_by(block.max(1)) {
-            let n_tiles = block.max(1).min(tiles.end - first);
-            for group in 0..n_groups {
-                self.run_panel(kernels, first, n_tiles, group);
-            }
+        assert!(k > 0, "a matrix of no columns");
+        if w.ty().is_quantized() {
+            assert_eq!(
+                (x.q.n_rows(), x.q.k()),
+                (n_tokens, k),
+                "quantised rows for a {} matrix",
+                w.ty().name()
+            );
+        } else {
+            assert_eq!(
+                x.f32.len(),
+                n_tokens * k,
+                "f32 rows for a {} matrix",
+                w.ty().name()
+            );
         }
     }
 
-    fn run_panel(&self, kernels: Kernels, first: usize, n_tiles: usize, group: usize) {
-        let (k, tile_rows) = (self.w.n_cols(), self.w.tile_rows());
-        let first_col = group * GROUP_ROWS;
-        let n_cols = GROUP_ROWS.min(self.n_tokens - first_col);
+    /// Groups of columns that the tokens make.
+    pub(crate) fn n_groups(&self) -> usize {
+        self.n_tokens.div_ceil(GROUP_ROWS)
+    }
+
+    /// Columns of a group.
+    pub(crate) fn group_cols(&self, group: usize) -> usize {
+        GROUP_ROWS.min(self.n_tokens - group * GROUP_ROWS)
+    }
+
+    /// Tiles `first .. first + n_tiles` by the columns of a group.
+    pub(crate) fn run_panel(
+        &self,
+        kernels: Kernels,
+        first: usize,
+        n_tiles: usize,
+        group: usize,
+        out: PanelOut<'_>,
+    ) {
+        let (k, n_cols) = (self.w.n_cols(), self.group_cols(group));
         let inputs = match self.w.ty().is_quantized() {
             true => Inputs::Quantized(self.x.q.group(group).0),
-            false => Inputs::Float(&self.x.f32[first_col * k..][..n_cols * k]),
+            false => Inputs::Float(&self.x.f32[group * GROUP_ROWS * k..][..n_cols * k]),
         };
-        let panel = |first: usize, n_tiles: usize, out| Panel {
+        kernels.panel(&Panel {
             ty: self.w.ty(),
             k,
             tiles: self.w.tiles(first, n_tiles),
             n_tiles,
-            tile_rows,
+            tile_rows: self.w.tile_rows(),
             inputs,
             n_cols,
             out,
+        });
+    }
+}
+
+impl Product<'_> {
+    fn check_out(&self, n_tokens: usize) {
+        let (n_rows, stride) = (self.w.n_rows(), self.out_stride);
+        assert!(
+            stride >= n_rows,
+            "a stride of {stride} for {n_rows} outputs"
+        );
+        assert!(
+            self.out.len() >= (n_tokens - 1) * stride + n_rows,
+            "{} outputs for {n_tokens} tokens",
+            self.out.len()
+        );
+    }
+
+    /// These tiles for every token, a group of columns at a time.
+    fn run_tiles(&self, kernels: Kernels, operands: &Operands<'_>, tiles: Range<usize>) {
+        let n_groups = operands.n_groups();
+        let block = match n_groups {
+            1 => tiles.len().max(1),
+            _ => (BLOCK_WEIGHT_BYTES / self.w.tile_bytes().max(1)).max(1),
         };
-        let at = |tile: usize| first_col * self.out_stride + tile * tile_rows;
+        for first in tiles.clone().step_by(block) {
+            let n_tiles = block.min(tiles.end - first);
+            for group in 0..n_groups {
+                self.run_group(kernels, operands, first, n_tiles, group);
+            }
+        }
+    }
+
+    fn run_group(
+        &self,
+        kernels: Kernels,
+        operands: &Operands<'_>,
+        first: usize,
+        n_tiles: usize,
+        group: usize,
+    ) {
+        let tile_rows = self.w.tile_rows();
+        let at = |tile: usize| group * GROUP_ROWS * self.out_stride + tile * tile_rows;
         // Rows of the last tile that are only padding have no place among the outputs.
         let ragged_rows = self.w.n_rows() % tile_rows;
         let last = self.w.n_tiles() - 1;
@@ -242,8 +306,9 @@ impl Job<'_> {
                 elements: &self.out,
                 at: at(first),
                 stride: self.out_stride,
+                adds: self.adds,
             };
-            kernels.panel(&panel(first, n_whole, out));
+            operands.run_panel(kernels, first, n_whole, group, out);
         }
         if is_ragged {
             let mut buffer = [0.0; MAX_TILE_ROWS * GROUP_ROWS];
@@ -251,15 +316,19 @@ impl Job<'_> {
                 elements: &Disjoint::new(&mut buffer),
                 at: 0,
                 stride: tile_rows,
+                adds: false,
             };
-            kernels.panel(&panel(last, 1, out));
-            for (col, column) in buffer.chunks_exact(tile_rows).take(n_cols).enumerate() {
+            operands.run_panel(kernels, last, 1, group, out);
+            let columns = buffer.chunks_exact(tile_rows);
+            for (col, column) in columns.take(operands.group_cols(group)).enumerate() {
                 // SAFETY: as above.
                 let out = unsafe {
                     self.out
                         .slice(at(last) + col * self.out_stride, ragged_rows)
                 };
-                out.copy_from_slice(&column[..ragged_rows]);
+                for (out, value) in out.iter_mut().zip(column) {
+                    *out = if self.adds { *out + value } else { *value };
+                }
             }
         }
     }

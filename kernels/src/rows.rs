@@ -8,6 +8,9 @@ pub const ACT_BLOCK: usize = 32;
 /// Rows whose blocks lie side by side, so that a kernel walks one pointer for all the columns it multiplies at once.
 pub(crate) const GROUP_ROWS: usize = 16;
 
+/// The zero point of the only type whose half windows are multiplied apart, Q6_K: taken into account beforehand.
+pub(crate) const HALF_ZERO: i32 = 32;
+
 /// 32 consecutive activations of one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
@@ -17,8 +20,8 @@ pub(crate) struct ActBlock {
     pub d: f32,
     /// What the 32 activations sum to after quantisation: the factor of a weight block's minimum.
     pub s: f32,
-    /// Minus the sum of the codes: of the low half, of the high half, of both. A weight's zero point times this is what is to be
-    /// added for it.
+    /// Minus the sum of the codes, which a weight's zero point times is to be added: [`HALF_ZERO`] times that of the low half and that
+    /// of the high half, and that of both.
     pub minus: [i32; 3],
 }
 
@@ -42,6 +45,15 @@ pub struct QuantizedRows {
     blocks: Vec<ActBlock>,
     n_rows: usize,
     k: usize,
+}
+
+impl PartialEq for QuantizedRows {
+    /// Not derived: a buffer may be larger than what is in it.
+    fn eq(&self, other: &QuantizedRows) -> bool {
+        let len = self.n_rows * (self.k / ACT_BLOCK);
+        (self.n_rows, self.k) == (other.n_rows, other.k)
+            && self.blocks[..len] == other.blocks[..len]
+    }
 }
 
 impl QuantizedRows {

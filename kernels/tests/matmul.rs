@@ -4,7 +4,8 @@ mod common;
 
 use common::*;
 use potluck_kernels::{
-    Kernels, PackedMatrix, Pool, Product, QuantizedRows, Rows, WeightType, dequantize,
+    Activation, Gated, GatedOut, Kernels, PackedMatrix, Pool, Product, QuantizedRows, Rows,
+    WeightType, dequantize,
 };
 use proptest::{prelude::ProptestConfig, proptest};
 
@@ -264,24 +265,95 @@ fn several_products_of_one_input_and_strides() {
         make(&mut rng, WeightType::F16, 10),
     );
     let (mut out_a, mut out_b) = (vec![7.0; n_tokens * 30], vec![7.0; n_tokens * 10]);
-    let products = &mut [
-        Product {
-            w: &a,
-            out: &mut out_a,
-            out_stride: 30,
-        },
-        Product {
-            w: &b,
-            out: &mut out_b,
-            out_stride: 10,
-        },
+    let products = [
+        Product::new(&a, &mut out_a, 30),
+        Product::new(&b, &mut out_b, 10),
     ];
-    kernels.matmul_many(&pool, Rows { f32: &x, q: &q }, n_tokens, products);
+    kernels.matmul_many(&pool, Rows { f32: &x, q: &q }, n_tokens, &products);
     assert_same_bits(&out_b, &product(kernels, &pool, &b, &x, n_tokens), "second");
     let alone = product(kernels, &pool, &a, &x, n_tokens);
     for (got, expected) in out_a.chunks(30).zip(alone.chunks(24)) {
         assert_same_bits(&got[..24], expected, "first");
         assert_eq!(got[24..], [7.0; 6], "between the rows nothing is written");
+    }
+}
+
+#[test]
+fn a_product_added_is_the_product_and_then_added() {
+    let mut rng = Rng::new(10);
+    for (ty, n_rows, n_tokens) in [
+        (WeightType::Q4_K, 41, 1),
+        (WeightType::Q6_K, 64, 19),
+        (WeightType::BF16, 13, 3),
+    ] {
+        let bytes = random_weights(&mut rng, ty, n_rows, 256);
+        let x = rng.floats(n_tokens * 256);
+        let before = rng.floats(n_tokens * n_rows);
+        for kernels in vector_kernels().into_iter().chain([scalar_kernels()]) {
+            let pool = Pool::new(2);
+            let w = pack(kernels, ty, n_rows, 256, &bytes);
+            let mut expected = before.clone();
+            kernels.add_assign(&mut expected, &product(kernels, &pool, &w, &x, n_tokens));
+            let mut q = QuantizedRows::new();
+            kernels.quantize_rows(&pool, &x, n_tokens, 256, &mut q);
+            let mut out = before.clone();
+            let added = Product::new(&w, &mut out, n_rows).added();
+            kernels.matmul_many(&pool, Rows { f32: &x, q: &q }, n_tokens, &[added]);
+            assert_same_bits(&out, &expected, ty.name());
+        }
+    }
+}
+
+#[test]
+fn gated_is_its_operations_one_after_another() {
+    let mut rng = Rng::new(11);
+    for (types, n_rows, n_tokens) in [
+        ([WeightType::Q4_K, WeightType::Q6_K], 32, 1),
+        ([WeightType::Q4_K, WeightType::Q4_K], 96 * 3 + 64, 35),
+        ([WeightType::Q8_0, WeightType::F16], 576, 2),
+        ([WeightType::F32, WeightType::Q5_K], 45, 17),
+    ] {
+        let [gate_bytes, up_bytes] = types.map(|ty| random_weights(&mut rng, ty, n_rows, 256));
+        let x = rng.floats(n_tokens * 256);
+        let bias = rng.floats(n_rows);
+        for kernels in vector_kernels().into_iter().chain([scalar_kernels()]) {
+            let pool = Pool::new(2);
+            let gate = pack(kernels, types[0], n_rows, 256, &gate_bytes);
+            let up = pack(kernels, types[1], n_rows, 256, &up_bytes);
+            for activation in [Activation::Silu, Activation::GeluTanh] {
+                let (mut g, u) = (
+                    product(kernels, &pool, &gate, &x, n_tokens),
+                    product(kernels, &pool, &up, &x, n_tokens),
+                );
+                g.chunks_mut(n_rows)
+                    .for_each(|row| kernels.add_assign(row, &bias));
+                let mut expected = vec![0.0; g.len()];
+                match activation {
+                    Activation::Silu => kernels.silu_mul(&g, &u, &mut expected),
+                    Activation::GeluTanh => kernels.gelu_tanh_mul(&g, &u, &mut expected),
+                }
+                let layer = Gated {
+                    gate: &gate,
+                    up: &up,
+                    gate_bias: Some(&bias),
+                    up_bias: None,
+                    activation,
+                };
+                let mut q = QuantizedRows::new();
+                kernels.quantize_rows(&pool, &x, n_tokens, 256, &mut q);
+                let rows = Rows { f32: &x, q: &q };
+                let mut out = vec![f32::NAN; g.len()];
+                kernels.gated(&pool, &layer, rows, n_tokens, GatedOut::F32(&mut out));
+                let name = kernels.isa().name();
+                assert_same_bits(&out, &expected, name);
+                if n_rows % 32 == 0 {
+                    let (mut got, mut want) = (QuantizedRows::new(), QuantizedRows::new());
+                    kernels.gated(&pool, &layer, rows, n_tokens, GatedOut::Quantized(&mut got));
+                    kernels.quantize_rows(&pool, &expected, n_tokens, n_rows, &mut want);
+                    assert!(got == want, "{name}");
+                }
+            }
+        }
     }
 }
 

@@ -4,13 +4,13 @@
 //! reads top-down as the model.
 
 use potluck_kernels::{
-    AttentionRun, AttentionSpec, Kernels, KvBlock, PackedMatrix, Pool, Product, QuantizedRows,
-    RopeTable, Rows,
+    Activation, AttentionRun, AttentionSpec, Gated, GatedOut, Kernels, KvBlock, Pool, Product,
+    QuantizedRows, RopeTable, Rows,
 };
 
 use crate::batch::Batch;
 use crate::kv::{KvCache, KvTable};
-use crate::linear::Linear;
+use crate::linear::{FeedForward, Linear};
 
 /// Elements that one item of a parallel elementwise loop handles: some microseconds of work.
 const CHUNK: usize = 4096;
@@ -22,13 +22,6 @@ pub(crate) enum RopeStyle {
     Norm,
     /// Elements half a head apart (GPT-NeoX, qwen, gemma).
     Neox,
-}
-
-/// The gate of a feed-forward layer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Gate {
-    Silu,
-    GeluTanh,
 }
 
 /// Widths of the buffers.
@@ -44,27 +37,30 @@ pub(crate) struct Widths {
 impl Widths {
     /// Bytes of the buffers for steps of up to `n_tokens` rows.
     pub fn scratch_bytes(&self, n_tokens: usize) -> u64 {
-        let floats = 3 * self.d_model + 2 * self.q + 2 * self.kv + 2 * self.d_ff;
-        let widest = self.d_ff.max(self.d_model).max(self.q);
-        (4 * n_tokens * floats + QuantizedRows::n_bytes(n_tokens, widest)) as u64
+        let floats = 3 * self.d_model + 2 * self.q + 2 * self.kv + self.d_ff;
+        let input = QuantizedRows::n_bytes(n_tokens, self.d_model.max(self.q));
+        let inner = QuantizedRows::n_bytes(n_tokens, self.d_ff);
+        (4 * n_tokens * floats + input + inner) as u64
     }
 }
 
 /// Buffers of one step, kept from step to step.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    /// `(n_tokens, d_model)`: the normed input of a block.
+    /// `(n_tokens, d_model)`: the normed input of a block, as f32 where a matrix reads that.
     h: Vec<f32>,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
     /// `(n_tokens, n_heads * head_dim)`: what attention returns.
     attn: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    /// `(n_tokens, d_model)`: the output of a block, before it is added to the residual.
+    /// `(n_tokens, d_ff)`: the inside of a feed-forward layer, where a matrix reads f32.
+    inner: Vec<f32>,
+    /// `(n_tokens, d_model)`: the output of a block, where it is not added to the residual at once.
     y: Vec<f32>,
+    /// The same as `h` or `attn`, and as `inner`, where a matrix reads codes.
     quantized: QuantizedRows,
+    quantized_inner: QuantizedRows,
 }
 
 /// One step in the making.
@@ -80,33 +76,52 @@ pub(crate) struct Exec<'a> {
 }
 
 impl Exec<'_> {
-    /// h = rms_norm(x) * weight.
-    pub fn norm(&mut self, x: &[f32], weight: &[f32], eps: f32) {
-        self.scratch.h.resize(x.len(), 0.0);
-        norm_rows(self.kernels, self.pool, x, weight, eps, &mut self.scratch.h);
+    /// h = rms_norm(x) * weight, as `readers` will read it.
+    pub fn norm(&mut self, x: &[f32], weight: &[f32], eps: f32, readers: &[&Linear]) {
+        let Scratch { h, quantized, .. } = &mut *self.scratch;
+        if readers.iter().all(|layer| layer.reads_codes()) {
+            return self
+                .kernels
+                .rms_norm_quantize(self.pool, x, weight, eps, quantized);
+        }
+        h.resize(x.len(), 0.0);
+        norm_rows(self.kernels, self.pool, x, weight, eps, h);
+        if readers.iter().any(|layer| layer.reads_codes()) {
+            let n_tokens = self.batch.n_tokens();
+            self.kernels
+                .quantize_rows(self.pool, h, n_tokens, weight.len(), quantized);
+        }
     }
 
     /// q, k, v = h projected, biases added.
-    pub fn project_qkv(&mut self, q: &Linear, k: &Linear, v: &Linear) {
-        let n_tokens = self.batch.n_tokens();
+    pub fn project_qkv(&mut self, layers: [&Linear; 3]) {
+        let (kernels, n_tokens) = (self.kernels, self.batch.n_tokens());
         let Scratch {
             h,
-            q: q_out,
-            k: k_out,
-            v: v_out,
+            q,
+            k,
+            v,
             quantized,
             ..
         } = &mut *self.scratch;
-        let linears = [q, k, v];
-        linear(
-            self.kernels,
-            self.pool,
-            n_tokens,
-            h,
-            quantized,
-            linears,
-            [q_out, k_out, v_out],
-        );
+        let mut outs = [q, k, v];
+        for (out, layer) in outs.iter_mut().zip(layers) {
+            out.resize(n_tokens * layer.weight.n_rows(), 0.0);
+        }
+        let rows = Rows {
+            f32: h,
+            q: quantized,
+        };
+        let [q, k, v] = outs.each_mut();
+        let product = |layer: usize, out| {
+            let w = &layers[layer].weight;
+            Product::new(w, out, w.n_rows())
+        };
+        let products = [product(0, q), product(1, k), product(2, v)];
+        kernels.matmul_many(self.pool, rows, n_tokens, &products);
+        for (out, layer) in outs.into_iter().zip(layers) {
+            layer.add_bias(kernels, out);
+        }
     }
 
     /// Norms each head of q and of k on its own.
@@ -179,56 +194,65 @@ impl Exec<'_> {
         self.kernels.attention(self.pool, spec, &mut runs);
     }
 
-    /// y = attn projected back to the width of the model.
-    pub fn project_attention(&mut self, out: &Linear) {
+    /// y = attn projected back to the width of the model, or residual += it.
+    pub fn project_attention(&mut self, out: &Linear, residual: Option<&mut [f32]>) {
         let n_tokens = self.batch.n_tokens();
         let Scratch {
             attn, y, quantized, ..
         } = &mut *self.scratch;
-        linear(
-            self.kernels,
-            self.pool,
-            n_tokens,
-            attn,
-            quantized,
-            [out],
-            [y],
-        );
+        if out.reads_codes() {
+            let width = self.widths.q;
+            self.kernels
+                .quantize_rows(self.pool, attn, n_tokens, width, quantized);
+        }
+        let rows = Rows {
+            f32: attn,
+            q: quantized,
+        };
+        project(self.kernels, self.pool, n_tokens, rows, out, y, residual);
     }
 
-    /// y = down(gate_fn(gate(h)) * up(h)).
-    pub fn feed_forward(&mut self, kind: Gate, gate: &Linear, up: &Linear, down: &Linear) {
-        let n_tokens = self.batch.n_tokens();
-        let kernels = self.kernels;
+    /// y = down(activation(gate(h)) * up(h)), or residual += it.
+    pub fn feed_forward(
+        &mut self,
+        layer: &FeedForward,
+        activation: Activation,
+        residual: Option<&mut [f32]>,
+    ) {
+        let (kernels, n_tokens) = (self.kernels, self.batch.n_tokens());
         let Scratch {
             h,
-            gate: gate_out,
-            up: up_out,
+            inner,
             y,
             quantized,
+            quantized_inner,
             ..
         } = &mut *self.scratch;
-        linear(
-            kernels,
-            self.pool,
-            n_tokens,
-            h,
-            quantized,
-            [gate, up],
-            [&mut *gate_out, &mut *up_out],
-        );
-        // The product of gate and up takes the place of h's buffer.
-        h.resize(gate_out.len(), 0.0);
-        self.pool.for_each_chunk(h, CHUNK, |index, out| {
-            let range = index * CHUNK..index * CHUNK + out.len();
-            match kind {
-                Gate::Silu => kernels.silu_mul(&gate_out[range.clone()], &up_out[range], out),
-                Gate::GeluTanh => {
-                    kernels.gelu_tanh_mul(&gate_out[range.clone()], &up_out[range], out)
-                }
+        let FeedForward { gate, up, down } = layer;
+        let gated = Gated {
+            gate: &gate.weight,
+            up: &up.weight,
+            gate_bias: gate.bias.as_deref(),
+            up_bias: up.bias.as_deref(),
+            activation,
+        };
+        let out = match down.reads_codes() {
+            true => GatedOut::Quantized(quantized_inner),
+            false => {
+                inner.resize(n_tokens * gate.weight.n_rows(), 0.0);
+                GatedOut::F32(inner)
             }
-        });
-        linear(kernels, self.pool, n_tokens, h, quantized, [down], [y]);
+        };
+        let rows = Rows {
+            f32: h,
+            q: quantized,
+        };
+        kernels.gated(self.pool, &gated, rows, n_tokens, out);
+        let rows = Rows {
+            f32: inner,
+            q: quantized_inner,
+        };
+        project(kernels, self.pool, n_tokens, rows, down, y, residual);
     }
 
     /// y = rms_norm(y) * weight: the norm after a block, as gemma has it.
@@ -259,55 +283,28 @@ fn norm_rows(kernels: Kernels, pool: &Pool, x: &[f32], weight: &[f32], eps: f32,
     });
 }
 
-/// Several linear layers of the same input, whose rows are quantised once.
-fn linear<const N: usize>(
+/// `y = layer(rows)`, or `residual += layer(rows)`, for which a layer with a bias needs y.
+fn project(
     kernels: Kernels,
     pool: &Pool,
     n_tokens: usize,
-    x: &[f32],
-    quantized: &mut QuantizedRows,
-    layers: [&Linear; N],
-    outs: [&mut Vec<f32>; N],
+    rows: Rows<'_>,
+    layer: &Linear,
+    y: &mut Vec<f32>,
+    residual: Option<&mut [f32]>,
 ) {
-    let weights = layers.map(|layer| &layer.weight);
-    let mut outs = outs.map(|out| out);
-    for (out, weight) in outs.iter_mut().zip(weights) {
-        out.resize(n_tokens * weight.n_rows(), 0.0);
-    }
-    let rows = quantize_if_needed(kernels, pool, n_tokens, x, quantized, &weights);
-    let mut products: Vec<Product<'_>> = outs
-        .iter_mut()
-        .zip(weights)
-        .map(|(out, w)| Product {
-            w,
-            out,
-            out_stride: w.n_rows(),
-        })
-        .collect();
-    kernels.matmul_many(pool, rows, n_tokens, &mut products);
-    for (out, layer) in outs.into_iter().zip(layers) {
-        if let Some(bias) = &layer.bias {
-            for row in out.chunks_exact_mut(bias.len()) {
-                kernels.add_assign(row, bias);
-            }
+    let w = &layer.weight;
+    let residual = match residual {
+        Some(residual) if layer.bias.is_none() => {
+            let product = Product::new(w, residual, w.n_rows()).added();
+            return kernels.matmul_many(pool, rows, n_tokens, &[product]);
         }
-    }
-}
-
-/// The rows as these matrices read them.
-pub(crate) fn quantize_if_needed<'a>(
-    kernels: Kernels,
-    pool: &Pool,
-    n_tokens: usize,
-    x: &'a [f32],
-    quantized: &'a mut QuantizedRows,
-    weights: &[&PackedMatrix],
-) -> Rows<'a> {
-    if n_tokens > 0 && weights.iter().any(|w| w.ty().is_quantized()) {
-        kernels.quantize_rows(pool, x, n_tokens, x.len() / n_tokens, quantized);
-    }
-    Rows {
-        f32: x,
-        q: quantized,
+        residual => residual,
+    };
+    y.resize(n_tokens * w.n_rows(), 0.0);
+    kernels.matmul(pool, w, rows, y);
+    layer.add_bias(kernels, y);
+    if let Some(residual) = residual {
+        kernels.add_assign(residual, y);
     }
 }

@@ -1,6 +1,6 @@
-//! A linear layer: a weight matrix and, in some models, a bias.
+//! A linear layer: a weight matrix and, in some models, a bias; and the three that a feed-forward layer is made of.
 
-use potluck_kernels::PackedMatrix;
+use potluck_kernels::{Kernels, PackedMatrix};
 
 use crate::load::{LoadError, Loader};
 
@@ -34,6 +34,43 @@ impl Linear {
         Ok(Linear {
             weight: loader.matrix(&format!("{name}.weight"), n_out, n_in)?,
             bias: loader.optional_vector(&format!("{name}.bias"), n_out)?,
+        })
+    }
+
+    /// Whether it takes its input quantised, not as f32.
+    pub fn reads_codes(&self) -> bool {
+        self.weight.ty().is_quantized()
+    }
+
+    /// Adds the bias to rows of outputs.
+    pub fn add_bias(&self, kernels: Kernels, out: &mut [f32]) {
+        if let Some(bias) = &self.bias {
+            for row in out.chunks_exact_mut(bias.len()) {
+                kernels.add_assign(row, bias);
+            }
+        }
+    }
+}
+
+/// `y = down(activation(gate x) * (up x))`.
+pub(crate) struct FeedForward {
+    pub gate: Linear,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+impl FeedForward {
+    /// `PREFIX.ffn_gate`, `PREFIX.ffn_up` and `PREFIX.ffn_down`.
+    pub fn load(
+        loader: &mut Loader<'_>,
+        prefix: &str,
+        d_model: u32,
+        d_ff: u32,
+    ) -> Result<FeedForward, LoadError> {
+        Ok(FeedForward {
+            gate: Linear::load(loader, &format!("{prefix}.ffn_gate"), d_ff, d_model)?,
+            up: Linear::load(loader, &format!("{prefix}.ffn_up"), d_ff, d_model)?,
+            down: Linear::load(loader, &format!("{prefix}.ffn_down"), d_model, d_ff)?,
         })
     }
 }

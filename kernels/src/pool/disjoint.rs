@@ -23,6 +23,10 @@ impl<'a, T> Disjoint<'a, T> {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Elements `start .. start + len`.
     ///
     /// # Safety

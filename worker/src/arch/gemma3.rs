@@ -6,11 +6,11 @@
 use std::ops::Range;
 
 use potluck_gguf::ModelShape;
-use potluck_kernels::{AttentionSpec, RopeTable};
+use potluck_kernels::{Activation, AttentionSpec, RopeTable};
 
 use super::rope;
-use crate::exec::{Exec, Gate, RopeStyle};
-use crate::linear::Linear;
+use crate::exec::{Exec, RopeStyle};
+use crate::linear::{FeedForward, Linear};
 use crate::load::{LoadError, Loader};
 
 /// Layers of a span.
@@ -36,9 +36,7 @@ struct Layer {
     attn_out: Linear,
     post_attn_norm: Vec<f32>,
     ffn_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    ffn: FeedForward,
     post_ffn_norm: Vec<f32>,
 }
 
@@ -66,8 +64,9 @@ impl Gemma3 {
             true => (&self.rope_local, self.window),
             false => (&self.rope, None),
         };
-        exec.norm(x, &layer.attn_norm, self.eps);
-        exec.project_qkv(&layer.q, &layer.k, &layer.v);
+        let qkv = [&layer.q, &layer.k, &layer.v];
+        exec.norm(x, &layer.attn_norm, self.eps, &qkv);
+        exec.project_qkv(qkv);
         exec.norm_heads(&layer.q_norm, &layer.k_norm, self.eps);
         exec.rope(rope, RopeStyle::Neox);
         exec.attend(
@@ -77,12 +76,17 @@ impl Gemma3 {
                 ..self.attention
             },
         );
-        exec.project_attention(&layer.attn_out);
+        exec.project_attention(&layer.attn_out, None);
         exec.norm_output(&layer.post_attn_norm, self.eps);
         exec.add_to(x);
 
-        exec.norm(x, &layer.ffn_norm, self.eps);
-        exec.feed_forward(Gate::GeluTanh, &layer.gate, &layer.up, &layer.down);
+        exec.norm(
+            x,
+            &layer.ffn_norm,
+            self.eps,
+            &[&layer.ffn.gate, &layer.ffn.up],
+        );
+        exec.feed_forward(&layer.ffn, Activation::GeluTanh, None);
         exec.norm_output(&layer.post_ffn_norm, self.eps);
         exec.add_to(x);
     }
@@ -104,9 +108,7 @@ impl Layer {
             attn_out: Linear::load(loader, &name("attn_output"), d_model, q_width)?,
             post_attn_norm: loader.vector(&name("post_attention_norm.weight"), d_model)?,
             ffn_norm: loader.vector(&name("ffn_norm.weight"), d_model)?,
-            gate: Linear::load(loader, &name("ffn_gate"), d_ff, d_model)?,
-            up: Linear::load(loader, &name("ffn_up"), d_ff, d_model)?,
-            down: Linear::load(loader, &name("ffn_down"), d_model, d_ff)?,
+            ffn: FeedForward::load(loader, &format!("blk.{i}"), d_model, d_ff)?,
             post_ffn_norm: loader.vector(&name("post_ffw_norm.weight"), d_model)?,
         })
     }

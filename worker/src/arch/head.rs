@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use potluck_gguf::ModelShape;
-use potluck_kernels::{Kernels, PackedMatrix, Pool, QuantizedRows};
+use potluck_kernels::{Kernels, PackedMatrix, Pool, QuantizedRows, Rows};
 
-use crate::exec::quantize_if_needed;
 use crate::load::{LoadError, Loader};
 
 /// Turns hidden states into logits.
@@ -47,17 +46,17 @@ impl Head {
     /// logits `(n_rows, n_vocab)` of hidden states `x` `(n_rows, d_model)`.
     pub fn logits(&mut self, kernels: Kernels, pool: &Pool, x: &[f32], logits: &mut Vec<f32>) {
         let n_rows = x.len() / self.norm.len();
-        self.h.resize(x.len(), 0.0);
-        kernels.rms_norm(x, &self.norm, self.eps, &mut self.h);
+        if self.output.ty().is_quantized() {
+            kernels.rms_norm_quantize(pool, x, &self.norm, self.eps, &mut self.quantized);
+        } else {
+            self.h.resize(x.len(), 0.0);
+            kernels.rms_norm(x, &self.norm, self.eps, &mut self.h);
+        }
         logits.resize(n_rows * self.output.n_rows(), 0.0);
-        let rows = quantize_if_needed(
-            kernels,
-            pool,
-            n_rows,
-            &self.h,
-            &mut self.quantized,
-            &[&*self.output],
-        );
+        let rows = Rows {
+            f32: &self.h,
+            q: &self.quantized,
+        };
         kernels.matmul(pool, &self.output, rows, logits);
         if let Some(cap) = self.softcap {
             kernels.softcap(logits, cap);

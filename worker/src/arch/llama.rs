@@ -8,11 +8,11 @@
 use std::ops::Range;
 
 use potluck_gguf::ModelShape;
-use potluck_kernels::{AttentionSpec, RopeTable};
+use potluck_kernels::{Activation, AttentionSpec, RopeTable};
 
 use super::rope;
-use crate::exec::{Exec, Gate, RopeStyle};
-use crate::linear::Linear;
+use crate::exec::{Exec, RopeStyle};
+use crate::linear::{FeedForward, Linear};
 use crate::load::{LoadError, Loader};
 
 /// What sets models of this build apart.
@@ -45,9 +45,7 @@ struct Layer {
     v: Linear,
     attn_out: Linear,
     ffn_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    ffn: FeedForward,
 }
 
 impl Llama {
@@ -70,16 +68,20 @@ impl Llama {
 
     pub fn apply(&self, index: usize, x: &mut [f32], exec: &mut Exec<'_>) {
         let layer = &self.layers[index];
-        exec.norm(x, &layer.attn_norm, self.eps);
-        exec.project_qkv(&layer.q, &layer.k, &layer.v);
+        let qkv = [&layer.q, &layer.k, &layer.v];
+        exec.norm(x, &layer.attn_norm, self.eps, &qkv);
+        exec.project_qkv(qkv);
         exec.rope(&self.rope, self.variant.rope);
         exec.attend(index, &self.attention);
-        exec.project_attention(&layer.attn_out);
-        exec.add_to(x);
+        exec.project_attention(&layer.attn_out, Some(x));
 
-        exec.norm(x, &layer.ffn_norm, self.eps);
-        exec.feed_forward(Gate::Silu, &layer.gate, &layer.up, &layer.down);
-        exec.add_to(x);
+        exec.norm(
+            x,
+            &layer.ffn_norm,
+            self.eps,
+            &[&layer.ffn.gate, &layer.ffn.up],
+        );
+        exec.feed_forward(&layer.ffn, Activation::Silu, Some(x));
     }
 }
 
@@ -107,9 +109,7 @@ impl Layer {
             v: load_qkv(loader, &name("attn_v"), kv_width, d_model)?,
             attn_out: Linear::load(loader, &name("attn_output"), d_model, q_width)?,
             ffn_norm: loader.vector(&name("ffn_norm.weight"), d_model)?,
-            gate: Linear::load(loader, &name("ffn_gate"), d_ff, d_model)?,
-            up: Linear::load(loader, &name("ffn_up"), d_ff, d_model)?,
-            down: Linear::load(loader, &name("ffn_down"), d_model, d_ff)?,
+            ffn: FeedForward::load(loader, &format!("blk.{i}"), d_model, d_ff)?,
         })
     }
 }

@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 
 use crate::isa::simd::{BOTH_HALVES, HIGH_HALF, Kernel, LOW_HALF, Simd};
 use crate::matmul::{Inputs, Panel};
-use crate::rows::{ACT_BLOCK, ActBlock};
+use crate::rows::{ACT_BLOCK, ActBlock, HALF_ZERO};
 use crate::weight::WeightType;
 
 /// Run the body for columns `0 .. N`, at most 16, as straight-line code: a compiler that makes a loop of it keeps the sums in memory.
@@ -77,7 +77,7 @@ trait Codes {
     /// Half a window's dot products, codes prepared.
     unsafe fn dot_half<S: Simd>(dot: S::Dot, codes: &[S::I; 4], acts: *const i8) -> S::Dot;
     unsafe fn prepare<S: Simd>(codes: [S::I; 4]) -> [S::I; 4];
-    unsafe fn finish<S: Simd>(dot: S::Dot, minus: *const i32) -> S::F;
+    unsafe fn finish<S: Simd>(dot: S::Dot, zero: i32, minus: *const i32) -> S::F;
 }
 
 /// The last three methods of [`Codes`], which are the same for every type but need its number of bits as a constant.
@@ -98,18 +98,22 @@ macro_rules! dots_of_bits {
         }
 
         #[inline(always)]
-        unsafe fn finish<S: Simd>(dot: S::Dot, minus: *const i32) -> S::F {
+        unsafe fn finish<S: Simd>(dot: S::Dot, zero: i32, minus: *const i32) -> S::F {
             // SAFETY: as for the trait.
-            unsafe { S::dot_finish::<{ $bits }>(dot, zero_point::<S, Self>(), minus) }
+            unsafe { S::dot_finish::<{ $bits }>(dot, zero, minus) }
         }
     };
 }
 use dots_of_bits;
 
-/// What is taken off codes as they are multiplied.
+/// What is taken off codes as they are multiplied, counted in what [`minus`] points to.
 #[inline(always)]
-fn zero_point<S: Simd, T: Codes + ?Sized>() -> i32 {
-    S::zero_point(T::BITS, T::ZERO)
+fn zero_point<S: Simd, T: Codes + ?Sized, const HALF: usize>() -> i32 {
+    const { assert!(!T::HAS_SUB || T::ZERO == HALF_ZERO) };
+    match HALF {
+        BOTH_HALVES => S::zero_point(T::BITS, T::ZERO),
+        _ => S::zero_point(T::BITS, T::ZERO) / HALF_ZERO,
+    }
 }
 
 /// All outputs of a panel.
@@ -222,7 +226,13 @@ impl<'a> Columns<'a> {
     unsafe fn store<S: Simd>(&self, c: usize, sums: S::F) {
         let out = self.panel.out_of_tile(self.tile, self.first + c);
         // SAFETY: a tile has as many outputs as a vector lanes, which `panel` has checked.
-        unsafe { S::store(out, sums) };
+        unsafe {
+            let sums = match self.panel.out.adds {
+                true => S::add(S::load(out), sums),
+                false => sums,
+            };
+            S::store(out, sums);
+        }
     }
 }
 
@@ -300,7 +310,8 @@ unsafe fn add_window<S: Simd, T: Codes, const N: usize, const WINDOW: usize>(
             let high = T::prepare::<S>(T::codes::<S, WINDOW, HIGH_HALF>(block));
             for_each_column!(N, |c| {
                 let act = acts.add(c);
-                let dot = S::dot_start(zero_point::<S, T>(), minus::<BOTH_HALVES>(act));
+                let dot =
+                    S::dot_start(zero_point::<S, T, BOTH_HALVES>(), minus::<BOTH_HALVES>(act));
                 let codes = (&raw const (*act).codes).cast::<i8>();
                 let dot = T::dot_half::<S>(dot, &low, codes);
                 let dot = T::dot_half::<S>(dot, &high, codes.add(16));
@@ -308,7 +319,7 @@ unsafe fn add_window<S: Simd, T: Codes, const N: usize, const WINDOW: usize>(
             });
         } else {
             // Both halves' codes would not fit beside the sums.
-            let zero = zero_point::<S, T>();
+            let zero = zero_point::<S, T, BOTH_HALVES>();
             let low = T::prepare::<S>(T::codes::<S, WINDOW, LOW_HALF>(block));
             let mut dots = [S::dot_start(zero, minus::<BOTH_HALVES>(acts)); N];
             for_each_column!(N, |c| {
@@ -341,7 +352,7 @@ unsafe fn add_half<S: Simd, T: Codes, const N: usize, const WINDOW: usize, const
         let codes = T::prepare::<S>(T::codes::<S, WINDOW, HALF>(block));
         for_each_column!(N, |c| {
             let act = acts.add(c);
-            let dot = S::dot_start(zero_point::<S, T>(), minus::<HALF>(act));
+            let dot = S::dot_start(zero_point::<S, T, HALF>(), minus::<HALF>(act));
             let acts = (&raw const (*act).codes).cast::<i8>().add(16 * HALF);
             let dot = T::dot_half::<S>(dot, &codes, acts);
             acc[c] = add_scaled::<S, T, HALF>(acc[c], d, act, dot);
@@ -349,7 +360,7 @@ unsafe fn add_half<S: Simd, T: Codes, const N: usize, const WINDOW: usize, const
     }
 }
 
-/// Minus the sum of a half's codes, or of both halves'.
+/// Minus the sum of both halves' codes, or [`HALF_ZERO`] times that of one.
 #[inline(always)]
 unsafe fn minus<const HALF: usize>(act: *const ActBlock) -> *const i32 {
     const { assert!(HALF <= BOTH_HALVES) };
@@ -367,7 +378,7 @@ unsafe fn add_scaled<S: Simd, T: Codes, const HALF: usize>(
 ) -> S::F {
     // SAFETY: as the caller promises.
     unsafe {
-        let idot = T::finish::<S>(dot, minus::<HALF>(act));
+        let idot = T::finish::<S>(dot, zero_point::<S, T, HALF>(), minus::<HALF>(act));
         S::fma(S::mul(d_w, S::splat((*act).d)), idot, acc)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::isa::scalar::quantize::scale_of;
 use crate::isa::simd::{Kernel, Simd};
-use crate::rows::{ACT_BLOCK, ActBlock};
+use crate::rows::{ACT_BLOCK, ActBlock, HALF_ZERO};
 
 /// Quantise one row: `x` is `(32 * n)`, its blocks go to every `stride`-th of `out`.
 ///
@@ -61,6 +61,6 @@ unsafe fn window<S: Simd>(x: &[f32; ACT_BLOCK], out: &mut ActBlock) {
         let [low, high] = sums;
         out.d = d;
         out.s = d * (low + high) as f32;
-        out.minus = [-low, -high, -(low + high)];
+        out.minus = [-HALF_ZERO * low, -HALF_ZERO * high, -(low + high)];
     }
 }

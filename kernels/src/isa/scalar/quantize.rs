@@ -4,7 +4,7 @@
 //! small that `1/d` is not finite is zero. A block with an infinity or a NaN has `d = NaN` and zero codes: what went
 //! wrong upstream shows in the result instead of becoming a plausible number. `s` is `d` times the sum of codes, rounded once.
 
-use crate::rows::{ACT_BLOCK, ActBlock};
+use crate::rows::{ACT_BLOCK, ActBlock, HALF_ZERO};
 
 /// The largest code.
 const CODE_MAX: f32 = 127.0;
@@ -37,7 +37,7 @@ fn block(x: &[f32; ACT_BLOCK]) -> ActBlock {
         codes,
         d,
         s: d * (low + high) as f32,
-        minus: [-low, -high, -(low + high)],
+        minus: [-HALF_ZERO * low, -HALF_ZERO * high, -(low + high)],
     }
 }
 

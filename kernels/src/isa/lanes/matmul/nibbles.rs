@@ -1,7 +1,7 @@
 //! Codes of the types with blocks of 32: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0.
 #![allow(non_camel_case_types)] // the format's own names
 
-use super::{Codes, dots_of_bits, zero_point};
+use super::{Codes, dots_of_bits};
 use crate::isa::simd::Simd;
 
 pub(super) struct Q4_0;

@@ -4,7 +4,7 @@
 #![allow(non_camel_case_types)] // the format's own names
 
 use super::nibbles::{nibbles, vector_bytes};
-use super::{Codes, dots_of_bits, zero_point};
+use super::{Codes, dots_of_bits};
 use crate::isa::simd::Simd;
 
 pub(super) struct Q4_K;
