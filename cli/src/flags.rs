@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser};
 use potluck_coordinator::dirs::cluster_name;
 use potluck_coordinator::http::Host;
 use potluck_link::Interfaces;
 use potluck_link::invite::is_address;
+use potluck_proto::KvCacheType;
 use potluck_proto::advert::DEFAULT_CLUSTER;
 
 /// Where the API listens unless told otherwise.
@@ -113,6 +114,17 @@ pub struct CapacityFlags {
     #[arg(long, env = "POTLUCK_MAX_SEQUENCES", value_name = "N", default_value_t = 4,
           value_parser = clap::value_parser!(u32).range(1..=256))]
     pub max_sequences: u32,
+    #[command(flatten)]
+    pub kv_cache: KvCacheFlags,
+}
+
+/// How keys and values are stored.
+#[derive(Args, Clone, Copy)]
+pub struct KvCacheFlags {
+    /// How keys and values of the context are stored: f16, or q8_0 in about half the memory, for a small loss of precision
+    #[arg(long, env = "POTLUCK_KV_CACHE_TYPE", value_name = "TYPE", default_value_t,
+          value_parser = PossibleValuesParser::new(KvCacheType::ALL.map(KvCacheType::name)).try_map(|name| name.parse::<KvCacheType>()))]
+    pub kv_cache_type: KvCacheType,
 }
 
 /// What this machine lends.

@@ -29,7 +29,7 @@ use potluck_link::weights::WeightsService;
 use potluck_link::{Interfaces, grpc_server, link_listener};
 use potluck_proto::advert::Advert;
 use potluck_proto::wire::cluster_server::ClusterServer;
-use potluck_proto::{Epoch, InstanceId, NodeId};
+use potluck_proto::{Epoch, InstanceId, KvCacheType, NodeId};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::engine::{self, EngineHandle};
@@ -77,6 +77,8 @@ pub struct ClusterConfig {
     pub max_sequences: u32,
     /// Tokens in one step.
     pub max_step_tokens: u32,
+    /// How keys and values are stored.
+    pub kv_cache: KvCacheType,
 }
 
 /// How many workers a plan needs.

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use potluck_gguf::{Gguf, Mapped, MetadataBuf, ModelShape};
-use potluck_proto::{ContentHash, Manifest, MetadataValue};
+use potluck_proto::{ContentHash, KvCacheType, Manifest, MetadataValue};
 
 pub use error::StoreError;
 pub use hash::HashProgress;
@@ -143,9 +143,9 @@ impl Model {
         })
     }
 
-    /// What the model costs, for the planner.
-    pub fn cost(&self) -> ModelCost {
-        cost::of_model(&self.name, &self.shape, &self.table)
+    /// What the model costs with a KV cache of this type, for the planner.
+    pub fn cost(&self, kv_cache: KvCacheType) -> ModelCost {
+        cost::of_model(&self.name, &self.shape, &self.table, kv_cache)
     }
 
     /// Refuses when the file was written to or cut short since it was opened.

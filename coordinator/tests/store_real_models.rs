@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use potluck_coordinator::planner::{Candidate, PlanRequest, plan};
 use potluck_coordinator::store::Model;
-use potluck_proto::{NodeId, limits::MAX_MESSAGE_BYTES};
+use potluck_proto::{KvCacheType, NodeId, limits::MAX_MESSAGE_BYTES};
 
 fn models() -> Vec<PathBuf> {
     let Some(folder) = std::env::var_os("POTLUCK_MODELS") else {
@@ -61,7 +61,7 @@ fn plans_take_exactly_the_tensors_of_their_manifests() {
         let model = Model::open(&path, cache.path(), |_| ()).unwrap();
         for n_workers in 1..=3 {
             let plan = plan(&PlanRequest {
-                model: model.cost(),
+                model: model.cost(KvCacheType::F16),
                 context_tokens: 4096,
                 max_sequences: 4,
                 max_step_tokens: 512,

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 use half::f16;
 
-use crate::attention::{self, AttentionRun, AttentionSpec, BlockArgs};
+use crate::attention::{self, AttentionRun, AttentionSpec, BlockArgs, KvBlocks};
 use crate::gated::{self, Gated, GatedOut};
 use crate::isa::{Isa, IsaError, scalar};
 #[cfg(target_arch = "x86_64")]
@@ -226,12 +226,21 @@ impl Kernels {
         dispatch!(self.isa, rope::neox(x, head_dim, row));
     }
 
-    /// Attention of every run's queries over its own cache, one layer.
+    /// Attention of every run's queries over its own cache, one layer. `q` and `out` are `(n_tokens, n_heads * head_dim)`; runs are in
+    /// the order of their rows.
     ///
     /// # Panics
     /// If shapes do not fit or a block that a query sees is missing.
-    pub fn attention(&self, pool: &Pool, spec: &AttentionSpec, runs: &mut [AttentionRun<'_>]) {
-        attention::attention(*self, pool, spec, runs);
+    pub fn attention(
+        &self,
+        pool: &Pool,
+        spec: &AttentionSpec,
+        runs: &[AttentionRun],
+        kv: &dyn KvBlocks,
+        q: &[f32],
+        out: &mut [f32],
+    ) {
+        attention::attention(*self, pool, spec, runs, kv, q, out);
     }
 
     /// One row, or whole blocks of one, to every `stride`-th of `out`.
@@ -266,6 +275,12 @@ impl Kernels {
 
     pub(crate) fn widen_f16(&self, from: &[f16], to: &mut [f32]) {
         dispatch!(self.isa, attention::widen_f16(from, to));
+    }
+
+    /// Codes times their scales, exact. With a `stride` of 1 each 32 codes share a scale; else each 32 rows of `stride` codes share a row
+    /// of scales.
+    pub(crate) fn widen_q8_0(&self, codes: &[i8], scales: &[f32], stride: usize, to: &mut [f32]) {
+        dispatch!(self.isa, attention::widen_q8_0(codes, scales, stride, to));
     }
 }
 

@@ -22,8 +22,7 @@ mod rows;
 mod weight;
 
 pub use attention::{
-    AttentionRun, AttentionSpec, KV_BLOCK, KvBlock, KvSlice, KvSliceMut, kv_block_elements,
-    kv_store,
+    AttentionRun, AttentionSpec, KV_BLOCK, KvBlock, KvBlocks, KvSlice, KvSliceMut, KvType, kv_store,
 };
 pub use block::dequantize;
 pub use gated::{Activation, Gated, GatedOut};

@@ -5,8 +5,8 @@ mod common;
 use common::*;
 use half::f16;
 use potluck_kernels::{
-    AttentionRun, AttentionSpec, KV_BLOCK, Kernels, KvBlock, KvSlice, KvSliceMut, Pool,
-    kv_block_elements, kv_store,
+    AttentionRun, AttentionSpec, KV_BLOCK, Kernels, KvBlock, KvBlocks, KvSlice, KvSliceMut, KvType,
+    Pool, kv_store,
 };
 
 const SPEC: AttentionSpec = AttentionSpec {
@@ -22,42 +22,111 @@ const SPEC: AttentionSpec = AttentionSpec {
 struct Sequence {
     spec: AttentionSpec,
     q: Vec<f32>,
+    /// As stored, widened.
     k: Vec<f32>,
     v: Vec<f32>,
-    blocks: Vec<Vec<f16>>,
+    blocks: Vec<Block>,
     n_tokens: usize,
+}
+
+enum Block {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Q8_0(Vec<i8>, Vec<f16>),
+}
+
+impl Block {
+    /// What lies beyond the stored positions must not matter, not even infinities.
+    fn unused(ty: KvType, n_elements: usize) -> Block {
+        match ty {
+            KvType::F32 => Block::F32(vec![f32::INFINITY; n_elements]),
+            KvType::F16 => Block::F16(vec![f16::INFINITY; n_elements]),
+            KvType::Q8_0 => Block::Q8_0(
+                vec![1; n_elements],
+                vec![f16::INFINITY; KvType::n_scales(n_elements)],
+            ),
+        }
+    }
+
+    fn slice(&self) -> KvSlice<'_> {
+        match self {
+            Block::F32(data) => KvSlice::F32(data),
+            Block::F16(data) => KvSlice::F16(data),
+            Block::Q8_0(codes, scales) => KvSlice::Q8_0 { codes, scales },
+        }
+    }
+
+    fn slice_mut(&mut self) -> KvSliceMut<'_> {
+        match self {
+            Block::F32(data) => KvSliceMut::F32(data),
+            Block::F16(data) => KvSliceMut::F16(data),
+            Block::Q8_0(codes, scales) => KvSliceMut::Q8_0 { codes, scales },
+        }
+    }
+}
+
+/// What 32 values become in q8_0, in double precision where it does not matter.
+fn through_q8_0(x: &[f32]) -> Vec<f32> {
+    let max = x.iter().fold(0f32, |max, x| max.max(x.abs()));
+    let scale = f16::from_f32(max / 127.0).to_f32();
+    let code = |x: &f32| (x * (1.0 / scale)).round_ties_even().clamp(-127.0, 127.0);
+    x.iter().map(|x| scale * code(x)).collect()
+}
+
+/// Blocks of several sequences.
+struct Caches<'a>(Vec<Vec<KvBlock<'a>>>);
+
+impl KvBlocks for Caches<'_> {
+    fn block(&self, sequence: usize, index: usize) -> KvBlock<'_> {
+        self.0[sequence][index]
+    }
+}
+
+fn run_of(sequence: usize, first_pos: usize, rows: std::ops::Range<usize>) -> AttentionRun {
+    AttentionRun {
+        sequence,
+        first_pos,
+        rows,
+    }
 }
 
 impl Sequence {
     fn new(seed: u64, spec: AttentionSpec, n_tokens: usize) -> Sequence {
+        Sequence::of_type(KvType::F16, seed, spec, n_tokens)
+    }
+
+    fn of_type(ty: KvType, seed: u64, spec: AttentionSpec, n_tokens: usize) -> Sequence {
         let mut rng = Rng::new(seed);
         let kv_width = spec.n_kv_heads * spec.head_dim;
-        let exact = |x: Vec<f32>| {
-            x.into_iter()
-                .map(|x| f16::from_f32(x).to_f32())
-                .collect::<Vec<_>>()
-        };
         let q = rng
             .floats(n_tokens * spec.n_heads * spec.head_dim)
             .iter()
             .map(|x| x * 3.0)
             .collect();
         let (k, v) = (
-            exact(rng.floats(n_tokens * kv_width)),
-            exact(rng.floats(n_tokens * kv_width)),
+            rng.floats(n_tokens * kv_width),
+            rng.floats(n_tokens * kv_width),
         );
-        // What lies beyond the stored positions must not matter, not even infinities.
-        let unused = vec![f16::INFINITY; kv_block_elements(spec.n_kv_heads, spec.head_dim)];
-        let mut blocks = vec![unused; n_tokens.div_ceil(KV_BLOCK)];
+        let n_elements = KvType::block_elements(spec.n_kv_heads, spec.head_dim);
+        let mut blocks: Vec<Block> = (0..n_tokens.div_ceil(KV_BLOCK))
+            .map(|_| Block::unused(ty, n_elements))
+            .collect();
         for (pos, (k, v)) in k.chunks(kv_width).zip(v.chunks(kv_width)).enumerate() {
-            let block = KvSliceMut::F16(&mut blocks[pos / KV_BLOCK]);
+            let block = blocks[pos / KV_BLOCK].slice_mut();
             kv_store(block, spec.head_dim, pos % KV_BLOCK, k, v);
         }
+        let stored = |x: Vec<f32>| -> Vec<f32> {
+            match ty {
+                KvType::F32 => x,
+                KvType::F16 => x.iter().map(|x| f16::from_f32(*x).to_f32()).collect(),
+                KvType::Q8_0 => x.chunks(32).flat_map(through_q8_0).collect(),
+            }
+        };
         Sequence {
             spec,
             q,
-            k,
-            v,
+            k: stored(k),
+            v: stored(v),
             blocks,
             n_tokens,
         }
@@ -70,26 +139,21 @@ impl Sequence {
     fn kv_blocks(&self) -> Vec<KvBlock<'_>> {
         self.blocks
             .iter()
-            .map(|block| KvBlock::Present(KvSlice::F16(block)))
+            .map(|block| KvBlock::Present(block.slice()))
             .collect()
     }
 
     /// All tokens, in calls of `chunk` tokens.
     fn run(&self, kernels: Kernels, pool: &Pool, chunk: usize) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.q.len()];
-        let blocks = self.kv_blocks();
+        let caches = Caches(vec![self.kv_blocks()]);
         let chunks = self
             .q
             .chunks(chunk * self.width())
             .zip(out.chunks_mut(chunk * self.width()));
         for (index, (q, out)) in chunks.enumerate() {
-            let run = AttentionRun {
-                q,
-                first_pos: index * chunk,
-                blocks: &blocks,
-                out,
-            };
-            kernels.attention(pool, &self.spec, &mut [run]);
+            let run = run_of(0, index * chunk, 0..q.len() / self.width());
+            kernels.attention(pool, &self.spec, &[run], &caches, q, out);
         }
         out
     }
@@ -167,37 +231,58 @@ fn specs() -> Vec<AttentionSpec> {
     ]
 }
 
+/// Each shape with each type of cache that can hold it.
+fn cases() -> impl Iterator<Item = (AttentionSpec, KvType)> {
+    specs().into_iter().flat_map(|spec| {
+        [KvType::F32, KvType::F16, KvType::Q8_0]
+            .into_iter()
+            .filter(move |ty| *ty != KvType::Q8_0 || spec.head_dim.is_multiple_of(32))
+            .map(move |ty| (spec, ty))
+    })
+}
+
 #[test]
 fn near_the_exact_softmax() {
-    for spec in specs() {
-        let sequence = Sequence::new(11, spec, 300);
+    for (spec, ty) in cases() {
+        let sequence = Sequence::of_type(ty, 11, spec, 300);
         let error = nmse(
             &sequence.run(Kernels::detect(), &Pool::new(2), 300),
             &sequence.exact(),
         );
-        assert!(error < 1e-11, "{spec:?}: {error:e}");
+        assert!(error < 1e-11, "{spec:?} {ty:?}: {error:e}");
     }
 }
 
 #[test]
+fn q8_0_is_near_what_was_stored() {
+    let [exact, coarse] = [KvType::F32, KvType::Q8_0]
+        .map(|ty| Sequence::of_type(ty, 17, SPEC, 200).run(Kernels::detect(), &Pool::new(1), 200));
+    let exact: Vec<f64> = exact.into_iter().map(f64::from).collect();
+    let error = nmse(&coarse, &exact);
+    assert!(error < 1e-4, "{error:e}");
+}
+
+#[test]
 fn every_tier_gives_the_same_bits() {
-    for spec in specs() {
-        let sequence = Sequence::new(12, spec, 290);
+    for (spec, ty) in cases() {
+        let sequence = Sequence::of_type(ty, 12, spec, 290);
         let expected = sequence.run(scalar_kernels(), &Pool::new(1), 290);
         for kernels in vector_kernels() {
-            assert_same_bits(
-                &sequence.run(kernels, &Pool::new(1), 290),
-                &expected,
-                &format!("{spec:?}"),
-            );
+            for chunk in [290, 1] {
+                assert_same_bits(
+                    &sequence.run(kernels, &Pool::new(1), chunk),
+                    &expected,
+                    &format!("{spec:?} {ty:?} {chunk} a call"),
+                );
+            }
         }
     }
 }
 
 #[test]
 fn the_cut_into_calls_and_threads_changes_no_bit() {
-    for spec in specs() {
-        let sequence = Sequence::new(13, spec, 270);
+    for (spec, ty) in cases() {
+        let sequence = Sequence::of_type(ty, 13, spec, 270);
         let kernels = Kernels::detect();
         let expected = sequence.run(kernels, &Pool::new(1), 270);
         for (chunk, n_threads) in [(1, 1), (1, 3), (5, 2), (64, 2), (128, 3), (270, 3)] {
@@ -205,7 +290,7 @@ fn the_cut_into_calls_and_threads_changes_no_bit() {
             assert_same_bits(
                 &got,
                 &expected,
-                &format!("{spec:?} {chunk} a call, {n_threads} threads"),
+                &format!("{spec:?} {ty:?} {chunk} a call, {n_threads} threads"),
             );
         }
     }
@@ -217,23 +302,19 @@ fn other_sequences_in_the_call_change_no_bit() {
         .map(|i| Sequence::new(20 + i, SPEC, 1 + 61 * i as usize))
         .collect();
     let (kernels, pool) = (Kernels::detect(), Pool::new(2));
-    let blocks: Vec<_> = sequences.iter().map(Sequence::kv_blocks).collect();
-    let mut outs: Vec<_> = sequences.iter().map(|s| vec![0.0; s.q.len()]).collect();
-    let mut runs: Vec<_> = sequences
-        .iter()
-        .zip(&blocks)
-        .zip(&mut outs)
-        .map(|((s, blocks), out)| AttentionRun {
-            q: &s.q,
-            first_pos: 0,
-            blocks,
-            out,
-        })
-        .collect();
-    kernels.attention(&pool, &SPEC, &mut runs);
-    for (sequence, out) in sequences.iter().zip(&outs) {
+    let caches = Caches(sequences.iter().map(Sequence::kv_blocks).collect());
+    let (mut q, mut runs) = (Vec::new(), Vec::new());
+    for (index, sequence) in sequences.iter().enumerate() {
+        let first_row = q.len() / sequence.width();
+        q.extend_from_slice(&sequence.q);
+        runs.push(run_of(index, 0, first_row..first_row + sequence.n_tokens));
+    }
+    let mut out = vec![0.0; q.len()];
+    kernels.attention(&pool, &SPEC, &runs, &caches, &q, &mut out);
+    for (sequence, run) in sequences.iter().zip(&runs) {
+        let width = sequence.width();
         assert_same_bits(
-            out,
+            &out[run.rows.start * width..run.rows.end * width],
             &sequence.run(kernels, &pool, sequence.n_tokens),
             "alone and together",
         );
@@ -242,30 +323,24 @@ fn other_sequences_in_the_call_change_no_bit() {
 
 #[test]
 fn f32_storage_of_the_same_values_gives_the_same_bits() {
-    let sequence = Sequence::new(14, SPEC, 200);
-    let wide: Vec<Vec<f32>> = sequence
-        .blocks
-        .iter()
-        .map(|b| b.iter().map(|x| x.to_f32()).collect())
-        .collect();
-    let blocks: Vec<_> = wide
-        .iter()
-        .map(|block| KvBlock::Present(KvSlice::F32(block)))
-        .collect();
-    let (kernels, pool) = (Kernels::detect(), Pool::new(2));
-    let mut out = vec![0.0; sequence.q.len()];
-    let run = AttentionRun {
-        q: &sequence.q,
-        first_pos: 0,
-        blocks: &blocks,
-        out: &mut out,
-    };
-    kernels.attention(&pool, &SPEC, &mut [run]);
-    assert_same_bits(
-        &out,
-        &sequence.run(kernels, &pool, 200),
-        "f32 and f16 storage",
-    );
+    for ty in [KvType::F16, KvType::Q8_0] {
+        let sequence = Sequence::of_type(ty, 14, SPEC, 200);
+        let mut wide = Sequence::of_type(KvType::F32, 14, SPEC, 200);
+        let kv_width = SPEC.n_kv_heads * SPEC.head_dim;
+        let rows = sequence.k.chunks(kv_width).zip(sequence.v.chunks(kv_width));
+        for (pos, (k, v)) in rows.enumerate() {
+            let block = wide.blocks[pos / KV_BLOCK].slice_mut();
+            kv_store(block, SPEC.head_dim, pos % KV_BLOCK, k, v);
+        }
+        let (kernels, pool) = (Kernels::detect(), Pool::new(2));
+        for chunk in [1, 200] {
+            assert_same_bits(
+                &wide.run(kernels, &pool, chunk),
+                &sequence.run(kernels, &pool, chunk),
+                &format!("f32 and {ty:?} storage"),
+            );
+        }
+    }
 }
 
 #[test]
@@ -280,13 +355,10 @@ fn dropped_blocks_outside_the_window_are_not_touched() {
     let mut blocks = sequence.kv_blocks();
     blocks[..2].fill(KvBlock::Missing);
     let (from, width) = (400, sequence.width());
-    let mut out = vec![0.0; sequence.q.len() - from * width];
-    let run = AttentionRun {
-        q: &sequence.q[from * width..],
-        first_pos: from,
-        blocks: &blocks,
-        out: &mut out,
-    };
-    kernels.attention(&pool, &spec, &mut [run]);
+    let q = &sequence.q[from * width..];
+    let mut out = vec![0.0; q.len()];
+    let run = run_of(0, from, 0..q.len() / width);
+    let caches = Caches(vec![blocks]);
+    kernels.attention(&pool, &spec, &[run], &caches, q, &mut out);
     assert_same_bits(&out, &expected[from * width..], "with dropped blocks");
 }

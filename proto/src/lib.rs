@@ -8,6 +8,7 @@
 pub mod advert;
 mod frame;
 mod id;
+mod kv;
 pub mod limits;
 mod manifest;
 mod step;
@@ -22,6 +23,7 @@ pub use frame::{Arrived, FrameAssembler, frames};
 pub use id::{
     ClusterId, Epoch, Fence, InstanceId, NodeId, PlanGen, SeqId, StepId, bytes_of, hex_of,
 };
+pub use kv::{KvCacheType, UnknownKvCacheType};
 pub use manifest::{ContentHash, Manifest, ManifestTensor, MetadataValue};
 pub use step::{Run, RunResult, Sampling, Step, StepResult};
 

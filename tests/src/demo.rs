@@ -22,6 +22,8 @@ pub struct Demo<'a> {
     pub beside_another: bool,
     /// Instruction set; the best one if empty.
     pub isa: &'static str,
+    /// How keys and values are stored.
+    pub kv_cache_type: &'static str,
 }
 
 impl Demo<'_> {
@@ -60,6 +62,7 @@ impl Demo<'_> {
         invoke(arguments)
             .env("POTLUCK_WEIGHTS", models::cache().join("weights"))
             .env("POTLUCK_ISA", self.isa)
+            .env("POTLUCK_KV_CACHE_TYPE", self.kv_cache_type)
             .finish()
             .json()
     }

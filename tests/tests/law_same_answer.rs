@@ -42,6 +42,23 @@ fn qwen_continues_the_same_way_on_every_cluster() {
     }
 }
 
+#[test]
+fn a_cache_of_q8_0_agrees_on_every_cluster_and_instruction_set() {
+    let model = model(SMOLLM2);
+    let question = Demo {
+        kv_cache_type: "q8_0",
+        ..continuation(&model)
+    };
+    let answer = agreed(&question);
+    let scalar = Demo {
+        isa: "scalar",
+        n_threads: 2,
+        n_tokens: 6,
+        ..question
+    };
+    assert_eq!(scalar.tokens(), answer[..6], "portable code");
+}
+
 fn continuation(model: &Path) -> Demo<'_> {
     Demo {
         model,
@@ -53,6 +70,7 @@ fn continuation(model: &Path) -> Demo<'_> {
         n_threads: 1,
         beside_another: false,
         isa: "",
+        kv_cache_type: "f16",
     }
 }
 

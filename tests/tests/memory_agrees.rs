@@ -4,7 +4,7 @@ use potluck_coordinator::planner::{Candidate, PlanRequest, plan};
 use potluck_coordinator::store::Model;
 use potluck_gguf::Gguf;
 use potluck_kernels::Kernels;
-use potluck_proto::NodeId;
+use potluck_proto::{KvCacheType, NodeId};
 use potluck_tests::models;
 use potluck_worker::{FileSource, StageConfig, StageLimits};
 
@@ -30,14 +30,14 @@ fn a_stage_never_needs_more_than_was_planned() {
         let model = Model::open(&path, &models::cache(), |_| {}).unwrap();
         let file = std::fs::read(&path).unwrap();
         let gguf = Gguf::parse(&file).unwrap();
-        for (n_workers, context_tokens, max_sequences, max_step_tokens) in [
-            (1, 512, 1, 512),
-            (2, 2048, 4, 512),
-            (3, 1000, 64, 128),
-            (5, 130, 256, 2048),
+        for (n_workers, context_tokens, max_sequences, max_step_tokens, kv_cache) in [
+            (1, 512, 1, 512, KvCacheType::F16),
+            (2, 2048, 4, 512, KvCacheType::Q8_0),
+            (3, 1000, 64, 128, KvCacheType::F16),
+            (5, 130, 256, 2048, KvCacheType::Q8_0),
         ] {
             let request = PlanRequest {
-                model: model.cost(),
+                model: model.cost(kv_cache),
                 context_tokens,
                 max_sequences,
                 max_step_tokens,
@@ -54,6 +54,7 @@ fn a_stage_never_needs_more_than_was_planned() {
                         max_step_tokens: max_step_tokens as usize,
                         memory_budget_bytes: None,
                     },
+                    kv_cache,
                     reference: false,
                 };
                 let source = FileSource::new(&gguf);

@@ -78,6 +78,7 @@ impl Bench {
             next: None,
             previous: Some(peer_to_wire(self.link.id(), &[])),
             sources: vec![self.weights.clone()],
+            kv_cache_type: 0,
         }
     }
 

@@ -1,34 +1,30 @@
 //! The rows that one step computes: consecutive tokens of several sequences, laid out one after another.
 
-use std::ops::Range;
-
-/// Consecutive positions of one sequence within a batch.
-#[derive(Debug, Clone)]
-pub(crate) struct BatchRun {
-    /// Index of the sequence among those that the batch touches.
-    pub table: usize,
-    /// Position of the first token.
-    pub first_pos: usize,
-    /// Rows of the batch.
-    pub rows: Range<usize>,
-}
+use potluck_kernels::AttentionRun;
 
 /// All rows of a step.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub runs: Vec<BatchRun>,
+    /// Sequences are counted among those that the batch touches.
+    pub runs: Vec<AttentionRun>,
     /// Position of each row.
     pub positions: Vec<usize>,
 }
 
 impl Batch {
+    /// Forgets all rows.
+    pub fn clear(&mut self) {
+        self.runs.clear();
+        self.positions.clear();
+    }
+
     /// Appends `n_tokens` rows of a sequence.
-    pub fn push(&mut self, table: usize, first_pos: usize, n_tokens: usize) {
+    pub fn push(&mut self, sequence: usize, first_pos: usize, n_tokens: usize) {
         let first_row = self.positions.len();
         self.positions.extend(first_pos..first_pos + n_tokens);
         let rows = first_row..self.positions.len();
-        self.runs.push(BatchRun {
-            table,
+        self.runs.push(AttentionRun {
+            sequence,
             first_pos,
             rows,
         });

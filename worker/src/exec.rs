@@ -4,8 +4,8 @@
 //! reads top-down as the model.
 
 use potluck_kernels::{
-    Activation, AttentionRun, AttentionSpec, Gated, GatedOut, Kernels, KvBlock, Pool, Product,
-    QuantizedRows, RopeTable, Rows,
+    Activation, AttentionSpec, Gated, GatedOut, Kernels, Pool, Product, QuantizedRows, RopeTable,
+    Rows,
 };
 
 use crate::batch::Batch;
@@ -156,42 +156,22 @@ impl Exec<'_> {
 
     /// Stores k and v in the cache of `layer` (counted within the span), then attn = attention of q over it.
     pub fn attend(&mut self, layer: usize, spec: &AttentionSpec) {
-        let Widths {
-            q: q_width,
-            kv: kv_width,
-            ..
-        } = self.widths;
+        let kv_width = self.widths.kv;
         let Scratch { q, k, v, attn, .. } = &mut *self.scratch;
         attn.resize(q.len(), 0.0);
         for run in &self.batch.runs {
             let rows = run.rows.start * kv_width..run.rows.end * kv_width;
             self.kv.store(
-                self.tables[run.table],
+                self.tables[run.sequence],
                 layer,
                 run.first_pos,
                 &k[rows.clone()],
                 &v[rows],
             );
         }
-        let kv = &*self.kv;
-        let blocks: Vec<Vec<KvBlock<'_>>> = self
-            .tables
-            .iter()
-            .map(|table| kv.blocks(table, layer))
-            .collect();
-        let mut rest = attn.as_mut_slice();
-        let mut runs = Vec::with_capacity(self.batch.runs.len());
-        for run in &self.batch.runs {
-            let (out, tail) = std::mem::take(&mut rest).split_at_mut(run.rows.len() * q_width);
-            rest = tail;
-            runs.push(AttentionRun {
-                q: &q[run.rows.start * q_width..run.rows.end * q_width],
-                first_pos: run.first_pos,
-                blocks: &blocks[run.table],
-                out,
-            });
-        }
-        self.kernels.attention(self.pool, spec, &mut runs);
+        let kv = self.kv.layer(self.tables, layer);
+        let runs = &self.batch.runs;
+        self.kernels.attention(self.pool, spec, runs, &kv, q, attn);
     }
 
     /// y = attn projected back to the width of the model, or residual += it.

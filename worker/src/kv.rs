@@ -4,24 +4,10 @@
 //! layers that see everything, and sliding-window layers, whose pages are given back once they leave the window. Pages
 //! are allocated when first used and never more than the limit that the memory budget counted.
 
+use std::ops::Range;
+
 use half::f16;
-use potluck_kernels::{KV_BLOCK, KvBlock, KvSlice, KvSliceMut, kv_block_elements, kv_store};
-
-/// How keys and values are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KvType {
-    F16,
-    F32,
-}
-
-impl KvType {
-    pub fn n_bytes(self) -> u64 {
-        match self {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        }
-    }
-}
+use potluck_kernels::{KV_BLOCK, KvBlock, KvBlocks, KvSlice, KvSliceMut, KvType, kv_store};
 
 /// Shape of the cache of a span.
 #[derive(Debug, Clone)]
@@ -41,8 +27,8 @@ pub(crate) struct KvShape {
 impl KvShape {
     /// Bytes of the whole cache when every page is in use. Sizes may come from a peer, so this does not overflow.
     pub fn n_bytes(&self) -> u64 {
-        let block = kv_block_elements(self.n_kv_heads, self.head_dim) as u128
-            * self.kv_type.n_bytes() as u128;
+        let block = KvType::block_elements(self.n_kv_heads, self.head_dim);
+        let block = self.kv_type.n_bytes(block as u128);
         let n_sliding = self.sliding.iter().filter(|sliding| **sliding).count() as u128;
         let n_full = self.sliding.len() as u128 - n_sliding;
         let n_blocks =
@@ -87,7 +73,7 @@ impl KvCache {
             (class, *count - 1)
         });
         let places = places.collect();
-        let block = kv_block_elements(shape.n_kv_heads, shape.head_dim);
+        let block = KvType::block_elements(shape.n_kv_heads, shape.head_dim);
         KvCache {
             places,
             full: PagePool::new(shape.kv_type, block, counts[0], shape.max_full_pages),
@@ -160,18 +146,13 @@ impl KvCache {
         }
     }
 
-    /// The blocks of one layer that a sequence holds.
-    pub fn blocks<'a>(&'a self, table: &'a KvTable, layer: usize) -> Vec<KvBlock<'a>> {
-        let (class, index) = self.places[layer];
-        let (pool, pages) = match class {
-            Class::Full => (&self.full, &table.full),
-            Class::Sliding => (&self.sliding, &table.sliding),
-        };
-        let block = |page: &Option<usize>| match page {
-            Some(page) => KvBlock::Present(pool.block(*page, index)),
-            None => KvBlock::Missing,
-        };
-        pages.iter().map(block).collect()
+    /// The caches of some sequences in one layer.
+    pub fn layer<'a>(&'a self, tables: &'a [&'a KvTable], layer: usize) -> KvLayer<'a> {
+        KvLayer {
+            cache: self,
+            tables,
+            layer,
+        }
     }
 
     /// Bytes of the pages that were ever needed; they are kept for the next sequence.
@@ -186,6 +167,28 @@ impl KvCache {
     }
 }
 
+/// What attention reads: one layer of some sequences.
+pub(crate) struct KvLayer<'a> {
+    cache: &'a KvCache,
+    tables: &'a [&'a KvTable],
+    layer: usize,
+}
+
+impl KvBlocks for KvLayer<'_> {
+    fn block(&self, sequence: usize, index: usize) -> KvBlock<'_> {
+        let table = self.tables[sequence];
+        let (class, place) = self.cache.places[self.layer];
+        let (pool, pages) = match class {
+            Class::Full => (&self.cache.full, &table.full),
+            Class::Sliding => (&self.cache.sliding, &table.sliding),
+        };
+        match pages.get(index).copied().flatten() {
+            Some(page) => KvBlock::Present(pool.block(page, place)),
+            None => KvBlock::Missing,
+        }
+    }
+}
+
 /// Pages of one class. Numbers of pages in use are in the tables of sequences; the rest are in `free`.
 struct PagePool {
     kv_type: KvType,
@@ -197,8 +200,9 @@ struct PagePool {
 }
 
 enum Page {
-    F16(Box<[f16]>),
     F32(Box<[f32]>),
+    F16(Box<[f16]>),
+    Q8_0(Box<[i8]>, Box<[f16]>),
 }
 
 impl PagePool {
@@ -234,13 +238,18 @@ impl PagePool {
             self.pages.push(match self.kv_type {
                 KvType::F16 => Page::F16(vec![f16::ZERO; len].into()),
                 KvType::F32 => Page::F32(vec![0.0; len].into()),
+                KvType::Q8_0 => {
+                    let scales = vec![f16::ZERO; KvType::n_scales(len)];
+                    Page::Q8_0(vec![0; len].into(), scales.into())
+                }
             });
             self.pages.len() - 1
         })
     }
 
     fn held_bytes(&self) -> u64 {
-        (self.pages.len() * self.n_layers * self.block_elements) as u64 * self.kv_type.n_bytes()
+        let n_elements = self.pages.len() * self.n_layers * self.block_elements;
+        self.kv_type.n_bytes(n_elements as u128) as u64
     }
 
     #[cfg(test)]
@@ -253,6 +262,10 @@ impl PagePool {
         match &self.pages[page] {
             Page::F16(data) => KvSlice::F16(&data[range]),
             Page::F32(data) => KvSlice::F32(&data[range]),
+            Page::Q8_0(codes, scales) => KvSlice::Q8_0 {
+                codes: &codes[range.clone()],
+                scales: &scales[scales_of(&range)],
+            },
         }
     }
 
@@ -261,8 +274,17 @@ impl PagePool {
         match &mut self.pages[page] {
             Page::F16(data) => KvSliceMut::F16(&mut data[range]),
             Page::F32(data) => KvSliceMut::F32(&mut data[range]),
+            Page::Q8_0(codes, scales) => KvSliceMut::Q8_0 {
+                codes: &mut codes[range.clone()],
+                scales: &mut scales[scales_of(&range)],
+            },
         }
     }
+}
+
+/// Where the scales of whole blocks of q8_0 are.
+fn scales_of(elements: &Range<usize>) -> Range<usize> {
+    KvType::n_scales(elements.start)..KvType::n_scales(elements.end)
 }
 
 #[cfg(test)]
@@ -290,8 +312,8 @@ mod tests {
         cache.drop_left_of_window(&mut table, 512);
         // Position 512 sees 313 and later: the pages of 0..256 go.
         assert_eq!(cache.n_used(), 6);
-        assert!(matches!(cache.blocks(&table, 0)[1], KvBlock::Missing));
-        assert!(matches!(cache.blocks(&table, 1)[1], KvBlock::Present(_)));
+        let block = |layer| cache.layer(&[&table], layer).block(0, 1).is_missing();
+        assert_eq!([block(0), block(1)], [true, false]);
         cache.reserve(&mut table, 700).unwrap();
         cache.release(table);
         assert_eq!(cache.n_used(), 0);

@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use potluck_gguf::ModelShape;
-use potluck_kernels::{KV_BLOCK, Kernels, PackedMatrix, Pool};
-use potluck_proto::{Run, RunResult, SeqId, Step};
+use potluck_kernels::{KV_BLOCK, Kernels, KvType, PackedMatrix, Pool};
+use potluck_proto::{KvCacheType, Run, RunResult, SeqId, Step};
 
 use crate::arch::{self, Head, Layers};
 use crate::batch::Batch;
 use crate::exec::{Exec, Scratch, Widths};
-use crate::kv::{KvCache, KvShape, KvType};
+use crate::kv::{KvCache, KvShape};
 use crate::load::{LoadError, Loader, Precision, TensorSource};
 use crate::memory::{MemoryUse, StageLimits};
 use crate::sampling;
@@ -39,6 +39,8 @@ pub struct StageConfig {
     pub span: Range<u32>,
     /// What it promises to hold.
     pub limits: StageLimits,
+    /// How keys and values are stored.
+    pub kv_cache: KvCacheType,
     /// f32 weights, activations and KV cache: the path that the quantised one is measured against.
     pub reference: bool,
 }
@@ -69,6 +71,9 @@ pub struct Stage {
     head: Option<Head>,
     kv: KvCache,
     sequences: HashMap<SeqId, Sequence>,
+    /// Rows of the step and their hidden states `(n_tokens, d_model)`; kept for their memory, like `scratch`.
+    batch: Batch,
+    x: Vec<f32>,
     scratch: Scratch,
     logits: Vec<f32>,
     layers_done: Arc<AtomicU64>,
@@ -162,6 +167,14 @@ impl StageConfig {
                 format!("keys of {key} and values of {value} elements a head are not supported");
             return Err(LoadError::Unsupported(why));
         }
+        let head_dim = self.shape.head_dim;
+        if self.kv_cache == KvCacheType::Q8_0 && !head_dim.is_multiple_of(32) {
+            let why = format!(
+                "a KV cache of q8_0 needs heads of a multiple of 32 elements, the model's have {head_dim}; \
+                 use --kv-cache-type f16"
+            );
+            return Err(LoadError::Unsupported(why));
+        }
         Ok(())
     }
 
@@ -196,10 +209,10 @@ impl StageConfig {
             None => 0,
         };
         KvShape {
-            kv_type: if self.reference {
-                KvType::F32
-            } else {
-                KvType::F16
+            kv_type: match self.kv_cache {
+                _ if self.reference => KvType::F32,
+                KvCacheType::F16 => KvType::F16,
+                KvCacheType::Q8_0 => KvType::Q8_0,
             },
             n_kv_heads: self.shape.n_kv_heads as usize,
             head_dim: self.shape.head_dim as usize,
@@ -244,6 +257,8 @@ impl Stage {
             layers: weights.layers,
             head: weights.head,
             sequences: HashMap::new(),
+            batch: Batch::default(),
+            x: Vec::new(),
             scratch: Scratch::default(),
             logits: Vec::new(),
             layers_done,
@@ -292,9 +307,11 @@ impl Stage {
     /// Computes a step. `input` is `(n_tokens, d_model)` from the stage before, empty at the first stage.
     pub fn step(&mut self, step: &Step, input: &[f32]) -> StepOutput {
         let admissions = self.admit(step);
-        let (batch, mut x) = self.gather(step, &admissions, input);
+        let (mut batch, mut x) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.x));
+        self.gather(step, &admissions, input, &mut batch, &mut x);
         self.forward(step, &admissions, &batch, &mut x);
         let output = self.finish(step, admissions, &batch, &x);
+        (self.batch, self.x) = (batch, x);
         step.release.iter().for_each(|seq| self.release(*seq));
         output
     }
@@ -323,7 +340,8 @@ impl Stage {
                 sampling: None,
             });
             let admissions = self.admit(&step);
-            let (batch, mut x) = self.gather(&step, &admissions, &[]);
+            let (mut batch, mut x) = Default::default();
+            self.gather(&step, &admissions, &[], &mut batch, &mut x);
             self.forward(&step, &admissions, &batch, &mut x);
             for rows in x.chunks(ROWS * d_model) {
                 if let Some(head) = &mut self.head {
@@ -341,10 +359,17 @@ impl Stage {
     }
 
     /// The rows to compute: embeddings at the first stage, the rows that arrived elsewhere.
-    fn gather(&self, step: &Step, admissions: &[Admission], input: &[f32]) -> (Batch, Vec<f32>) {
+    fn gather(
+        &self,
+        step: &Step,
+        admissions: &[Admission],
+        input: &[f32],
+        batch: &mut Batch,
+        x: &mut Vec<f32>,
+    ) {
         let d_model = self.config.shape.d_model as usize;
-        let mut batch = Batch::default();
-        let mut x = Vec::with_capacity(step.n_tokens() * d_model);
+        batch.clear();
+        x.clear();
         let mut row = 0;
         for (run, admission) in step.runs.iter().zip(admissions) {
             let rows = row..row + run.tokens.len();
@@ -354,15 +379,14 @@ impl Stage {
             }
             batch.push(batch.runs.len(), run.pos as usize, run.tokens.len());
             match &self.embedding {
-                Some(embedding) => embed(embedding, &run.tokens, &mut x),
+                Some(embedding) => embed(embedding, &run.tokens, x),
                 None => x.extend_from_slice(&input[rows.start * d_model..rows.end * d_model]),
             }
         }
         if let (Some(_), Some(scale)) = (&self.embedding, arch::embedding_scale(&self.config.shape))
         {
-            self.kernels.scale(&mut x, scale);
+            self.kernels.scale(x, scale);
         }
-        (batch, x)
     }
 
     /// All layers over all rows.

@@ -5,7 +5,7 @@ mod tiny;
 
 use potluck_gguf::{Gguf, ModelShape};
 use potluck_kernels::{Isa, Kernels, Pool};
-use potluck_proto::{Run, Sampling, SeqId, Step};
+use potluck_proto::{KvCacheType, Run, Sampling, SeqId, Step};
 use potluck_worker::{Fault, FileSource, LoadError, Stage, StageConfig, StageLimits, StepOutput};
 use tiny::{ARCHITECTURES, D_MODEL, N_LAYERS, N_VOCAB, TinyModel};
 
@@ -22,7 +22,7 @@ fn load_span(
     isa: Isa,
     n_threads: usize,
 ) -> Result<Stage, LoadError> {
-    load_with(file, span, isa, n_threads, LIMITS)
+    load_with(file, span, isa, n_threads, LIMITS, KvCacheType::F16)
 }
 
 fn load_with(
@@ -31,6 +31,7 @@ fn load_with(
     isa: Isa,
     n_threads: usize,
     limits: StageLimits,
+    kv_cache: KvCacheType,
 ) -> Result<Stage, LoadError> {
     let gguf = Gguf::parse(file).unwrap();
     let shape = ModelShape::from_metadata(gguf.metadata())?;
@@ -38,6 +39,7 @@ fn load_with(
         shape,
         span,
         limits,
+        kv_cache,
         reference: false,
     };
     let kernels = Kernels::new(isa).unwrap();
@@ -55,13 +57,13 @@ fn load_with(
 struct Ring(Vec<Stage>);
 
 impl Ring {
-    fn new(file: &[u8], cuts: &[u32], isa: Isa, n_threads: usize) -> Ring {
+    fn new(file: &[u8], cuts: &[u32], isa: Isa, n_threads: usize, kv_cache: KvCacheType) -> Ring {
         let mut bounds = vec![0];
         bounds.extend_from_slice(cuts);
         bounds.push(N_LAYERS);
         let stages = bounds
             .windows(2)
-            .map(|w| load_span(file, w[0]..w[1], isa, n_threads).unwrap());
+            .map(|w| load_with(file, w[0]..w[1], isa, n_threads, LIMITS, kv_cache).unwrap());
         Ring(stages.collect())
     }
 
@@ -132,20 +134,24 @@ fn an_answer_does_not_depend_on_how_it_was_computed() {
     for architecture in ARCHITECTURES {
         let file = TinyModel::new(architecture).to_bytes();
         let prompt = prompt(150);
-        for temperature in [0.0, 0.9] {
-            let want =
-                Ring::new(&file, &[], Isa::detect(), 1).answer(1, &prompt, 256, 12, temperature);
+        for (temperature, kv_cache) in [
+            (0.0, KvCacheType::F16),
+            (0.9, KvCacheType::F16),
+            (0.9, KvCacheType::Q8_0),
+        ] {
+            let mut plain = Ring::new(&file, &[], Isa::detect(), 1, kv_cache);
+            let want = plain.answer(1, &prompt, 256, 12, temperature);
             for (cuts, threads, chunk, isa) in [
                 (&[][..], 2, 64, Isa::detect()),
                 (&[2][..], 1, 256, Isa::detect()),
                 (&[1, 3][..], 3, 1, Isa::detect()),
                 (&[3][..], 2, 100, Isa::Scalar),
             ] {
-                let got =
-                    Ring::new(&file, cuts, isa, threads).answer(1, &prompt, chunk, 12, temperature);
+                let mut ring = Ring::new(&file, cuts, isa, threads, kv_cache);
+                let got = ring.answer(1, &prompt, chunk, 12, temperature);
                 assert_eq!(
                     got, want,
-                    "{architecture} cut at {cuts:?}, {threads} threads, chunks of {chunk}, {isa:?}"
+                    "{architecture} cut at {cuts:?}, {threads} threads, chunks of {chunk}, {isa:?}, {kv_cache}"
                 );
             }
         }
@@ -156,9 +162,9 @@ fn an_answer_does_not_depend_on_how_it_was_computed() {
 fn an_answer_does_not_depend_on_its_neighbours() {
     for architecture in ARCHITECTURES {
         let file = TinyModel::new(architecture).to_bytes();
-        let mut alone = Ring::new(&file, &[2], Isa::detect(), 2);
+        let mut alone = Ring::new(&file, &[2], Isa::detect(), 2, KvCacheType::F16);
         let want = alone.answer(1, &prompt(20), 256, 6, 0.7);
-        let mut ring = Ring::new(&file, &[2], Isa::detect(), 2);
+        let mut ring = Ring::new(&file, &[2], Isa::detect(), 2, KvCacheType::F16);
         let run = |seq: u64, pos: usize, tokens: &[u32], index: u32| Run {
             seq: SeqId(seq),
             pos: pos as u32,
@@ -376,7 +382,7 @@ fn a_span_that_does_not_fit_is_refused_with_the_numbers() {
             memory_budget_bytes: Some(budget),
             ..LIMITS
         };
-        load_with(&file, 0..2, Isa::detect(), 1, limits)
+        load_with(&file, 0..2, Isa::detect(), 1, limits, KvCacheType::F16)
     };
     assert!(with_budget(needed).is_ok());
     let error = with_budget(needed - 1).err().unwrap();

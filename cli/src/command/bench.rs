@@ -19,7 +19,7 @@ use serde::Serialize;
 use self::limits::Work;
 use self::measure::{Bench, Kind, Test};
 use self::peer::{Peer, SETTINGS, Setting};
-use crate::flags::ModelFlags;
+use crate::flags::{KvCacheFlags, ModelFlags};
 use crate::setup::local_worker::default_threads;
 use crate::setup::progress::Bars;
 use crate::setup::{model, signal};
@@ -69,6 +69,8 @@ pub struct Args {
         default_value = "0"
     )]
     depth: Vec<usize>,
+    #[command(flatten)]
+    kv_cache: KvCacheFlags,
     /// Rounds of measurements, each of every kind; medians are printed
     #[arg(
         long,
@@ -204,7 +206,7 @@ fn bench(args: &Args, path: PathBuf) -> anyhow::Result<Report> {
     let loading = std::time::Instant::now();
     let mut bench = Bench::new(whole_model(args, &gguf, kernels, threads)?);
     let load_seconds = loading.elapsed().as_secs_f64();
-    let work = Work::of(&gguf, &bench.stage().config().shape);
+    let work = Work::of(&gguf, bench.stage().config());
     let memory = bench.stage().memory();
     let probe = || kernels.limits(&Pool::new(threads));
     let (results, limits) =
@@ -372,6 +374,7 @@ fn whole_model(
             max_step_tokens: 512.max(largest(&args.batch)),
             memory_budget_bytes: None,
         },
+        kv_cache: args.kv_cache.kv_cache_type,
         reference: false,
     };
     let source = FileSource::new(gguf);

@@ -10,7 +10,7 @@ use potluck_coordinator::cluster::{Cluster, WorkerCount};
 use potluck_coordinator::store::Model;
 use serde_json::json;
 
-use crate::flags::{DEFAULT_HTTP, NetworkFlags, SamplingFlags, switch};
+use crate::flags::{DEFAULT_HTTP, KvCacheFlags, NetworkFlags, SamplingFlags, switch};
 use crate::setup::api::Api;
 use crate::setup::local_worker::{WorkerProcess, default_threads};
 use crate::setup::own_cluster::{self, Borrowed};
@@ -75,6 +75,8 @@ pub struct Args {
     /// Ask the same while another answer is computed beside it: the result must not differ
     #[arg(long, hide = true)]
     beside_another: bool,
+    #[command(flatten)]
+    kv_cache: KvCacheFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
     /// Network interface for mDNS; the demo stays on this machine
@@ -168,6 +170,7 @@ async fn show(
         join: Vec::new(),
         context_tokens,
         max_sequences: 4,
+        kv_cache: args.kv_cache.kv_cache_type,
     };
     let cluster = cluster::start(wanted, network, model).await?;
     let ready = until_ready(&cluster, workers, bars).await?;

@@ -14,7 +14,7 @@ use potluck_proto::{Run, Sampling, SeqId, Step};
 use potluck_worker::{FileSource, Stage, StageConfig, StageLimits};
 use serde::{Deserialize, Serialize};
 
-use crate::flags::{ModelFlags, switch};
+use crate::flags::{KvCacheFlags, ModelFlags, switch};
 use crate::setup::local_worker::default_threads;
 use crate::setup::progress::Bars;
 use crate::setup::{model, signal};
@@ -38,6 +38,8 @@ pub struct Args {
     /// Weights widened to f32, f32 activations and KV cache: the path that the quantised one is measured against
     #[arg(long, env = "POTLUCK_REFERENCE", value_parser = switch())]
     reference: bool,
+    #[command(flatten)]
+    kv_cache: KvCacheFlags,
     /// A file to compare with, of the form that this command prints
     #[arg(long, env = "POTLUCK_AGAINST", value_name = "FILE")]
     against: Option<PathBuf>,
@@ -162,6 +164,7 @@ fn whole_model(args: &Args, gguf: &Gguf<'_>, n_tokens: usize) -> anyhow::Result<
             max_step_tokens: 256,
             memory_budget_bytes: None,
         },
+        kv_cache: args.kv_cache.kv_cache_type,
         reference: args.reference,
     };
     let pool = Pool::new(args.threads.unwrap_or_else(default_threads));

@@ -79,7 +79,7 @@ async fn plan(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::Resul
     };
     let workers = search.find().await?;
     let request = PlanRequest {
-        model: model.cost(),
+        model: model.cost(args.capacity.kv_cache.kv_cache_type),
         context_tokens: model::context_tokens(&args.capacity, &model)?,
         max_sequences: args.capacity.max_sequences,
         max_step_tokens: cluster::MAX_STEP_TOKENS,

@@ -123,6 +123,7 @@ async fn run_model(args: Args, path: std::path::PathBuf, bars: Bars) -> anyhow::
         join: args.join.join.clone(),
         context_tokens,
         max_sequences: 1,
+        kv_cache: args.capacity.kv_cache.kv_cache_type,
     };
     let cluster = cluster::start(wanted, &network, &model).await?;
     cluster::until_ready(&cluster, &bars).await?;

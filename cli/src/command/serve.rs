@@ -130,6 +130,7 @@ async fn start(
         join: args.join.join.clone(),
         context_tokens,
         max_sequences: args.capacity.max_sequences,
+        kv_cache: args.capacity.kv_cache.kv_cache_type,
     };
     let cluster = cluster::start(wanted, &args.network, &model).await?;
     Ok(Started {

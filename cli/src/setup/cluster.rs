@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use potluck_coordinator::cluster::{Cluster, ClusterConfig, ClusterEvent, OwnCluster, WorkerCount};
 use potluck_coordinator::planner::Plan;
 use potluck_coordinator::store::Model;
-use potluck_proto::Epoch;
+use potluck_proto::{Epoch, KvCacheType};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::progress::{Bars, ClusterBars};
@@ -28,6 +28,7 @@ pub struct Wanted {
     pub join: Vec<String>,
     pub context_tokens: u32,
     pub max_sequences: u32,
+    pub kv_cache: KvCacheType,
 }
 
 /// Starts looking for workers.
@@ -50,6 +51,7 @@ pub async fn start(
         context_tokens: wanted.context_tokens,
         max_sequences: wanted.max_sequences,
         max_step_tokens: MAX_STEP_TOKENS,
+        kv_cache: wanted.kv_cache,
     };
     Ok(Cluster::start(config, Arc::clone(model)).await?)
 }

@@ -53,7 +53,7 @@ pub(super) async fn make_plan(
         .zip(&infos)
         .map(|(worker, (_, info))| (worker.node, worker.address, info));
     let request = PlanRequest {
-        model: model.cost(),
+        model: model.cost(config.kv_cache),
         context_tokens: config.context_tokens,
         max_sequences: config.max_sequences,
         max_step_tokens: config.max_step_tokens,
@@ -179,5 +179,6 @@ fn request(
         next: load.next.clone(),
         previous: Some(load.previous.clone()),
         sources: load.sources.clone(),
+        kv_cache_type: config.kv_cache.to_wire(),
     })
 }

@@ -1,21 +1,24 @@
 //! What a model costs, read off its table and its shape: the input of the planner.
 
 use potluck_gguf::{ModelShape, TensorPlace};
+use potluck_proto::KvCacheType;
 
 use super::table::{StoredTensor, TensorTable};
 use crate::planner::{LayerCost, ModelCost, ScratchCost};
 
-/// Bytes of a cached key or value element (f16).
-const KV_ELEMENT_BYTES: u64 = 2;
-
 /// Bytes of an element of a working buffer (f32).
 const F32_BYTES: u64 = 4;
 
-pub(super) fn of_model(name: &str, shape: &ModelShape, table: &TensorTable) -> ModelCost {
+pub(super) fn of_model(
+    name: &str,
+    shape: &ModelShape,
+    table: &TensorTable,
+    kv_cache: KvCacheType,
+) -> ModelCost {
     let n_layers = shape.n_layers as usize;
     let empty = LayerCost {
         bytes: 0,
-        kv_bytes_per_position: kv_bytes_per_position(shape),
+        kv_bytes_per_position: kv_bytes_per_position(shape, kv_cache),
         macs: 0,
     };
     let mut layers = vec![empty; n_layers];
@@ -39,9 +42,9 @@ pub(super) fn of_model(name: &str, shape: &ModelShape, table: &TensorTable) -> M
     }
 }
 
-fn kv_bytes_per_position(shape: &ModelShape) -> u64 {
+fn kv_bytes_per_position(shape: &ModelShape, kv_cache: KvCacheType) -> u64 {
     let per_head = u64::from(shape.head_dim) + u64::from(shape.value_dim);
-    u64::from(shape.n_kv_heads) * per_head * KV_ELEMENT_BYTES
+    kv_cache.n_bytes(u64::from(shape.n_kv_heads) * per_head)
 }
 
 /// Buffers of one token on its way through a layer, all of them at once, and the logits of one that samples.
@@ -53,10 +56,9 @@ fn scratch(shape: &ModelShape) -> ScratchCost {
     let hidden = 5 * d_model;
     let queries_keys_values = n_heads * head_dim + n_kv_heads * (head_dim + value_dim);
     let attended = n_heads * value_dim;
-    let gate_and_up = 2 * d_ff;
-    // The widest matrix input once more, as 8-bit codes with scales: counted as half its floats.
-    let quantised = d_model.max(d_ff).max(attended) / 2;
-    let floats = hidden + queries_keys_values + attended + gate_and_up + quantised;
+    // Matrix inputs once more as 8-bit codes with scales: counted as half their floats.
+    let quantised = d_model.max(attended) / 2 + d_ff / 2;
+    let floats = hidden + queries_keys_values + attended + d_ff + quantised;
     // Sliding layers turn by a table of their own.
     let rope_tables = if shape.sliding_window.is_some() { 2 } else { 1 };
     ScratchCost {

@@ -10,7 +10,7 @@ use potluck_link::weights::WeightsService;
 use potluck_link::{Peer, PeerId, Role};
 use potluck_proto::limits::{self, MAX_FRAME_BYTES};
 use potluck_proto::wire::{FetchRequest, HaveRequest, weights_client::WeightsClient};
-use potluck_proto::{ClusterId, NodeId, wire};
+use potluck_proto::{ClusterId, KvCacheType, NodeId, wire};
 use tempfile::TempDir;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Server, server::TcpIncoming};
@@ -235,12 +235,15 @@ fn an_output_matrix_of_its_own_keeps_the_embedding_at_the_first_stage() {
     let last = model.manifest_for(2..3).unwrap();
     assert!(!names(&last).contains(&"token_embd.weight"));
     assert!(names(&last).contains(&"output.weight"));
-    assert!(!model.cost().tied_output);
+    assert!(!model.cost(KvCacheType::F16).tied_output);
 }
 
 #[test]
 fn costs_are_the_bytes_of_the_tensors() {
-    let model_cost = Fixture::new(tied_model()).open().unwrap().cost();
+    let model_cost = Fixture::new(tied_model())
+        .open()
+        .unwrap()
+        .cost(KvCacheType::F16);
     assert_eq!(model_cost.name, "Tiny");
     assert_eq!(model_cost.layers.len(), 3);
     for layer in &model_cost.layers {

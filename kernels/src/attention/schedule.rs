@@ -5,8 +5,8 @@
 
 use std::cell::RefCell;
 
-use super::tile::{Call, Query, Scratch, Tile};
-use super::{AttentionRun, AttentionSpec, KV_BLOCK};
+use super::tile::{Call, Scratch, Tile};
+use super::{AttentionRun, AttentionSpec, KV_BLOCK, KvBlocks};
 use crate::kernels::Kernels;
 use crate::pool::{Disjoint, Pool};
 
@@ -40,37 +40,37 @@ pub(crate) fn attention(
     kernels: Kernels,
     pool: &Pool,
     spec: &AttentionSpec,
-    runs: &mut [AttentionRun<'_>],
+    runs: &[AttentionRun],
+    kv: &dyn KvBlocks,
+    q: &[f32],
+    out: &mut [f32],
 ) {
-    spec.check();
-    runs.iter().for_each(|run| run.check(spec));
+    super::check(spec, runs, kv, q, out);
     let mut plan = PLAN.take();
     plan.cut(spec, runs);
-    let queries: Vec<Query<'_>> = runs
-        .iter_mut()
-        .map(|run| Query {
-            q: run.q,
-            first_pos: run.first_pos,
-            blocks: run.blocks,
-            out: Disjoint::new(run.out),
-        })
-        .collect();
-    let call = Call { kernels, spec };
+    let call = Call {
+        kernels,
+        spec,
+        runs,
+        kv,
+        q,
+        out: Disjoint::new(out),
+    };
     if plan.tiles.len() < MIN_TILES_PER_THREAD * pool.n_threads()
         && plan.tiles.iter().any(|tile| tile.blocks.len() > 1)
     {
-        plan.run_by_block(&call, pool, &queries);
+        plan.run_by_block(&call, pool);
     } else {
-        plan.run_by_tile(&call, pool, &queries);
+        plan.run_by_tile(&call, pool);
     }
     PLAN.set(plan);
 }
 
 impl Plan {
-    fn cut(&mut self, spec: &AttentionSpec, runs: &[AttentionRun<'_>]) {
+    fn cut(&mut self, spec: &AttentionSpec, runs: &[AttentionRun]) {
         self.tiles.clear();
         for (index, run) in runs.iter().enumerate() {
-            let n_rows = run.n_tokens(spec) * spec.group();
+            let n_rows = run.rows.len() * spec.group();
             // The last tiles of a run see most positions: claimed first, they leave the small ones to even out the end.
             for first in (0..n_rows).step_by(TILE_ROWS).rev() {
                 let rows = first..n_rows.min(first + TILE_ROWS);
@@ -89,24 +89,23 @@ impl Plan {
     }
 
     /// A thread computes all blocks of a tile and merges them as it goes.
-    fn run_by_tile(&self, call: &Call<'_>, pool: &Pool, queries: &[Query<'_>]) {
+    fn run_by_tile(&self, call: &Call<'_>, pool: &Pool) {
         pool.for_each(self.tiles.len(), |item| {
             let tile = &self.tiles[item];
-            let query = &queries[tile.run];
             Scratch::with(|scratch| {
                 let total = tile.fresh_states(call.spec, &mut scratch.total);
                 for block in tile.blocks.clone() {
                     let part = tile.fresh_states(call.spec, &mut scratch.part);
-                    tile.block(call, query, block, &mut scratch.inputs, part);
+                    tile.block(call, block, &mut scratch.inputs, part);
                     tile.merge(call, total, part);
                 }
-                tile.finish(call.spec, query, total);
+                tile.finish(call, total);
             });
         });
     }
 
     /// Threads compute single blocks of tiles; then the blocks of each tile are merged in order.
-    fn run_by_block(&mut self, call: &Call<'_>, pool: &Pool, queries: &[Query<'_>]) {
+    fn run_by_block(&mut self, call: &Call<'_>, pool: &Pool) {
         self.parts.clear();
         for (tile, Tile { blocks, .. }) in self.tiles.iter().enumerate() {
             self.parts
@@ -118,9 +117,8 @@ impl Plan {
         pool.for_each_chunk(&mut self.partials, stride, |item, states| {
             let tile = &tiles[parts[item].tile];
             let states = tile.fresh(call.spec, states);
-            let query = &queries[tile.run];
             Scratch::with(|scratch| {
-                tile.block(call, query, parts[item].block, &mut scratch.inputs, states)
+                tile.block(call, parts[item].block, &mut scratch.inputs, states)
             });
         });
         let partials = &self.partials;
@@ -133,7 +131,7 @@ impl Plan {
                 for part in states.take(tile.blocks.len()) {
                     tile.merge(call, total, part);
                 }
-                tile.finish(call.spec, &queries[tile.run], total);
+                tile.finish(call, total);
             });
         });
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use potluck_gguf::{MetadataBuf, ModelShape, OwnedValue, ValueType};
 use potluck_link::{Expect, PeerId, Target};
-use potluck_proto::{ClusterId, Fence, Manifest, MetadataValue, Step, limits, wire};
+use potluck_proto::{ClusterId, Fence, KvCacheType, Manifest, MetadataValue, Step, limits, wire};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
@@ -51,6 +51,7 @@ impl Request {
             shape,
             span: request.layer_from..request.layer_to,
             limits: stage_limits(&request)?,
+            kv_cache: KvCacheType::from_wire(request.kv_cache_type).map_err(invalid)?,
             reference: false,
         };
         config

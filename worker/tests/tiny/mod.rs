@@ -8,7 +8,7 @@ pub const N_LAYERS: u32 = 4;
 pub const N_VOCAB: u32 = 96;
 const N_HEADS: u32 = 4;
 const N_KV_HEADS: u32 = 2;
-const HEAD_DIM: u32 = 16;
+const HEAD_DIM: u32 = 32;
 const D_FF: u32 = 128;
 
 #[derive(Clone)]

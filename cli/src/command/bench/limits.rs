@@ -4,8 +4,9 @@
 //! larger of the two times is the limit (the roofline model, <https://doi.org/10.1145/1498765.1498785>). Work between matrix
 //! products is left out, so a limit is never too low.
 
-use potluck_gguf::{Gguf, ModelShape};
+use potluck_gguf::Gguf;
 use potluck_kernels::Limits;
+use potluck_worker::StageConfig;
 
 use super::measure::{Kind, Test};
 
@@ -23,11 +24,9 @@ pub(super) struct Work {
     window: u64,
 }
 
-/// Bytes of an f16.
-const KV_ELEMENT_BYTES: u64 = 2;
-
 impl Work {
-    pub fn of(gguf: &Gguf<'_>, shape: &ModelShape) -> Work {
+    pub fn of(gguf: &Gguf<'_>, config: &StageConfig) -> Work {
+        let shape = &config.shape;
         let tensors = gguf.tensors();
         let has_output = tensors.iter().any(|tensor| tensor.name == "output.weight");
         let mut work = Work {
@@ -56,7 +55,8 @@ impl Work {
                 (false, _) => {}
             }
         }
-        let position = 2 * u64::from(shape.n_kv_heads * shape.head_dim) * KV_ELEMENT_BYTES;
+        let elements = 2 * u64::from(shape.n_kv_heads * shape.head_dim);
+        let position = config.kv_cache.n_bytes(elements);
         for layer in 0..shape.n_layers {
             match shape.is_sliding(layer) {
                 true => work.sliding_kv_bytes += position,

@@ -7,7 +7,7 @@ use half::f16;
 
 use super::elementwise::softcap_lanes;
 use super::exp::exp;
-use crate::attention::{BlockArgs, KV_BLOCK};
+use crate::attention::{BlockArgs, KV_BLOCK, KvHead, Q8_0_BLOCK};
 use crate::isa::scalar;
 use crate::isa::simd::{Kernel, Simd};
 
@@ -17,6 +17,162 @@ const MAX_ROWS: usize = 6;
 
 /// Scores of one row over a block.
 type Scores = [f32; KV_BLOCK];
+
+/// How to get at the keys and values of one head as f32.
+///
+/// # Safety
+/// Of every method: the CPU has the instructions of `S`, and the slots, dimensions and vectors after them lie within the head. Methods
+/// are marked `#[inline(always)]`.
+trait Cache: Copy {
+    /// Scales of the keys of `N` vectors of slots, for 32 dimensions from `d`, a multiple of 32.
+    #[inline(always)]
+    unsafe fn key_scales<S: Simd, const N: usize>(self, _slot: usize, _d: usize) -> [S::F; N] {
+        // SAFETY: as the caller promises.
+        unsafe { [S::splat(1.0); N] }
+    }
+
+    /// Element `d` of the keys in `N` vectors of slots from `slot`.
+    unsafe fn keys<S: Simd, const N: usize>(
+        self,
+        slot: usize,
+        d: usize,
+        scales: [S::F; N],
+    ) -> [S::F; N];
+
+    /// `N` vectors of elements from `d` of the value in `slot`. `d` is a multiple of `LANES`.
+    unsafe fn values<S: Simd, const N: usize>(
+        self,
+        slot: usize,
+        d: usize,
+        head_dim: usize,
+    ) -> [S::F; N];
+}
+
+/// `(k, v)`
+#[derive(Clone, Copy)]
+struct F32(*const f32, *const f32);
+#[derive(Clone, Copy)]
+struct F16(*const f16, *const f16);
+/// `(k, v, k_scales, v_scales)`
+#[derive(Clone, Copy)]
+struct Q8_0(*const i8, *const i8, *const f32, *const f32);
+
+/// `$n` vectors of lanes, the one number `$i` being `$load`.
+macro_rules! vectors {
+    ($n:ident, |$i:ident| $load:expr) => {{
+        let mut vectors = [S::splat(0.0); $n];
+        for ($i, vector) in vectors.iter_mut().enumerate() {
+            *vector = $load;
+        }
+        vectors
+    }};
+}
+
+impl Cache for F32 {
+    #[inline(always)]
+    unsafe fn keys<S: Simd, const N: usize>(
+        self,
+        slot: usize,
+        d: usize,
+        _scales: [S::F; N],
+    ) -> [S::F; N] {
+        // SAFETY: as for the trait.
+        unsafe {
+            let from = self.0.add(d * KV_BLOCK + slot);
+            vectors!(N, |i| S::load(from.add(i * S::LANES)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn values<S: Simd, const N: usize>(
+        self,
+        slot: usize,
+        d: usize,
+        head_dim: usize,
+    ) -> [S::F; N] {
+        // SAFETY: as for the trait.
+        unsafe {
+            let from = self.1.add(slot * head_dim + d);
+            vectors!(N, |i| S::load(from.add(i * S::LANES)))
+        }
+    }
+}
+
+impl Cache for F16 {
+    #[inline(always)]
+    unsafe fn keys<S: Simd, const N: usize>(
+        self,
+        slot: usize,
+        d: usize,
+        _scales: [S::F; N],
+    ) -> [S::F; N] {
+        // SAFETY: as for the trait.
+        unsafe {
+            let from = self.0.add(d * KV_BLOCK + slot);
+            vectors!(N, |i| S::load_f16(from.add(i * S::LANES).cast()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn values<S: Simd, const N: usize>(
+        self,
+        slot: usize,
+        d: usize,
+        head_dim: usize,
+    ) -> [S::F; N] {
+        // SAFETY: as for the trait.
+        unsafe {
+            let from = self.1.add(slot * head_dim + d);
+            vectors!(N, |i| S::load_f16(from.add(i * S::LANES).cast()))
+        }
+    }
+}
+
+impl Cache for Q8_0 {
+    #[inline(always)]
+    unsafe fn key_scales<S: Simd, const N: usize>(self, slot: usize, d: usize) -> [S::F; N] {
+        // SAFETY: as for the trait.
+        unsafe {
+            let from = self.2.add(d / Q8_0_BLOCK * KV_BLOCK + slot);
+            vectors!(N, |i| S::load(from.add(i * S::LANES)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn keys<S: Simd, const N: usize>(
+        self,
+        slot: usize,
+        d: usize,
+        scales: [S::F; N],
+    ) -> [S::F; N] {
+        // SAFETY: as for the trait.
+        unsafe {
+            let from = self.0.add(d * KV_BLOCK + slot);
+            vectors!(N, |i| S::mul(
+                S::load_i8(from.add(i * S::LANES).cast()),
+                scales[i]
+            ))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn values<S: Simd, const N: usize>(
+        self,
+        slot: usize,
+        d: usize,
+        head_dim: usize,
+    ) -> [S::F; N] {
+        // SAFETY: as for the trait.
+        unsafe {
+            let at = slot * head_dim + d;
+            vectors!(N, |i| {
+                let at = at + i * S::LANES;
+                let scale = S::splat(*self.3.add(at / Q8_0_BLOCK));
+                S::mul(S::load_i8(self.1.add(at).cast()), scale)
+            })
+        }
+    }
+}
 
 /// Compute each row's state `[m, l, acc]` over one block. `scores` is `(n_rows, 128)`, `states` is fresh.
 ///
@@ -28,11 +184,7 @@ pub(crate) unsafe fn attend_block<S: Simd>(
     states: &mut [f32],
 ) {
     let (dim, n_rows) = (args.head_dim, args.live.len());
-    assert!(
-        args.k.len() == dim * KV_BLOCK
-            && args.v.len() == dim * KV_BLOCK
-            && args.q.len() == n_rows * dim
-    );
+    assert!(args.kv.fits(dim) && args.q.len() == n_rows * dim);
     assert!(scores.len() == n_rows * KV_BLOCK && states.len() == n_rows * (2 + dim));
     assert!(args.live.iter().all(|live| live.end <= KV_BLOCK));
     let scores = scores.as_chunks_mut::<KV_BLOCK>().0;
@@ -51,13 +203,20 @@ pub(crate) unsafe fn attend_block<S: Simd>(
         };
         // SAFETY: the CPU has the instructions; the shapes were checked above.
         unsafe {
-            match live.len() {
-                1 => S::vectorize(Few::<1>(rows)),
-                2 => S::vectorize(Few::<2>(rows)),
-                3 => S::vectorize(Many::<3>(rows)),
-                4 => S::vectorize(Many::<4>(rows)),
-                5 => S::vectorize(Many::<5>(rows)),
-                _ => S::vectorize(Many::<MAX_ROWS>(rows)),
+            match args.kv {
+                KvHead::F32 { k, v } => rows.run::<S, _>(F32(k.as_ptr(), v.as_ptr())),
+                KvHead::F16 { k, v } => rows.run::<S, _>(F16(k.as_ptr(), v.as_ptr())),
+                KvHead::Q8_0 {
+                    k,
+                    v,
+                    k_scales,
+                    v_scales,
+                } => rows.run::<S, _>(Q8_0(
+                    k.as_ptr(),
+                    v.as_ptr(),
+                    k_scales.as_ptr(),
+                    v_scales.as_ptr(),
+                )),
             }
         }
     }
@@ -72,34 +231,49 @@ struct Rows<'a> {
     states: &'a mut [f32],
 }
 
-struct Few<'a, const R: usize>(Rows<'a>);
-struct Many<'a, const R: usize>(Rows<'a>);
+struct Few<'a, C, const R: usize>(Rows<'a>, C);
+struct Many<'a, C, const R: usize>(Rows<'a>, C);
 
-impl<S: Simd, const R: usize> Kernel<S> for Few<'_, R> {
+impl<S: Simd, C: Cache, const R: usize> Kernel<S> for Few<'_, C, R> {
     #[inline(always)]
     unsafe fn run(self) {
         // SAFETY: as the caller promises.
-        unsafe { self.0.attend::<S, R, 4>() }
+        unsafe { self.0.attend::<S, C, R, 4>(self.1) }
     }
 }
 
-impl<S: Simd, const R: usize> Kernel<S> for Many<'_, R> {
+impl<S: Simd, C: Cache, const R: usize> Kernel<S> for Many<'_, C, R> {
     #[inline(always)]
     unsafe fn run(self) {
         // SAFETY: as the caller promises.
         unsafe {
             match S::MANY_REGISTERS {
-                true => self.0.attend::<S, R, 4>(),
-                false => self.0.attend::<S, R, 2>(),
+                true => self.0.attend::<S, C, R, 4>(self.1),
+                false => self.0.attend::<S, C, R, 2>(self.1),
             }
         }
     }
 }
 
 impl Rows<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd, C: Cache>(self, cache: C) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            match self.live.len() {
+                1 => S::vectorize(Few::<C, 1>(self, cache)),
+                2 => S::vectorize(Few::<C, 2>(self, cache)),
+                3 => S::vectorize(Many::<C, 3>(self, cache)),
+                4 => S::vectorize(Many::<C, 4>(self, cache)),
+                5 => S::vectorize(Many::<C, 5>(self, cache)),
+                _ => S::vectorize(Many::<C, MAX_ROWS>(self, cache)),
+            }
+        }
+    }
+
     /// `R` rows against the block, `N` vectors at a time.
     #[inline(always)]
-    unsafe fn attend<S: Simd, const R: usize, const N: usize>(self) {
+    unsafe fn attend<S: Simd, C: Cache, const R: usize, const N: usize>(self, cache: C) {
         let Rows {
             args,
             q,
@@ -117,7 +291,7 @@ impl Rows<'_> {
         let step = N * S::LANES;
         for slot in (first / step * step..end).step_by(step) {
             // SAFETY: as the caller promises; `slot` and those of its vectors lie in the block.
-            unsafe { score_slots::<S, R, N>(args, q, slot, scores) };
+            unsafe { score_slots::<S, C, R, N>(args, cache, q, slot, scores) };
         }
         for ((live, scores), state) in live
             .iter()
@@ -130,14 +304,15 @@ impl Rows<'_> {
             }
         }
         // SAFETY: as the caller promises.
-        unsafe { add_values::<S, R, N>(args, live, scores, states) };
+        unsafe { add_values::<S, C, R, N>(args, cache, live, scores, states) };
     }
 }
 
 /// Scores of `R` rows for the slots of `N` vectors.
 #[inline(always)]
-unsafe fn score_slots<S: Simd, const R: usize, const N: usize>(
+unsafe fn score_slots<S: Simd, C: Cache, const R: usize, const N: usize>(
     args: &BlockArgs<'_>,
+    cache: C,
     q: &[f32],
     slot: usize,
     scores: &mut [Scores],
@@ -145,12 +320,15 @@ unsafe fn score_slots<S: Simd, const R: usize, const N: usize>(
     // SAFETY: row d of K has 128 positions, `q` has `R` rows of `head_dim`; `slot` and those of `N` vectors are in the block.
     unsafe {
         let mut dots = [[S::splat(0.0); N]; R];
-        for d in 0..args.head_dim {
-            let keys = load_vectors::<S, N>(args.k.as_ptr().add(d * KV_BLOCK + slot));
-            for (r, dots) in dots.iter_mut().enumerate() {
-                let q = S::splat(*q.as_ptr().add(r * args.head_dim + d));
-                for (dot, keys) in dots.iter_mut().zip(keys) {
-                    *dot = S::fma(q, keys, *dot);
+        for first in (0..args.head_dim).step_by(Q8_0_BLOCK) {
+            let scales = cache.key_scales::<S, N>(slot, first);
+            for d in first..args.head_dim.min(first + Q8_0_BLOCK) {
+                let keys = cache.keys::<S, N>(slot, d, scales);
+                for (r, dots) in dots.iter_mut().enumerate() {
+                    let q = S::splat(*q.as_ptr().add(r * args.head_dim + d));
+                    for (dot, keys) in dots.iter_mut().zip(keys) {
+                        *dot = S::fma(q, keys, *dot);
+                    }
                 }
             }
         }
@@ -204,8 +382,9 @@ unsafe fn weigh<S: Simd>(scores: &mut Scores, live: &Range<usize>) -> [f32; 2] {
 
 /// `acc[d] = fma(p, v[d], acc[d])` over each row's live slots in order: those that all rows see together, the others alone.
 #[inline(always)]
-unsafe fn add_values<S: Simd, const R: usize, const N: usize>(
+unsafe fn add_values<S: Simd, C: Cache, const R: usize, const N: usize>(
     args: &BlockArgs<'_>,
+    cache: C,
     live: &[Range<usize>],
     scores: &[Scores],
     states: &mut [f32],
@@ -224,7 +403,7 @@ unsafe fn add_values<S: Simd, const R: usize, const N: usize>(
     for part in 0..3 {
         if part == 1 {
             // SAFETY: as the caller promises; slots lie in the block.
-            unsafe { add_slots::<S, R, N>(args, shared.clone(), scores, states) };
+            unsafe { add_slots::<S, C, R, N>(args, cache, shared.clone(), scores, states) };
             continue;
         }
         for ((live, scores), state) in live
@@ -234,15 +413,18 @@ unsafe fn add_values<S: Simd, const R: usize, const N: usize>(
         {
             let slots = alone(live)[part / 2].clone();
             // SAFETY: as above, for one row.
-            unsafe { add_slots::<S, 1, 4>(args, slots, std::slice::from_ref(scores), state) };
+            unsafe {
+                add_slots::<S, C, 1, 4>(args, cache, slots, std::slice::from_ref(scores), state)
+            };
         }
     }
 }
 
 /// Add the values of `slots` to the sums of `R` rows.
 #[inline(always)]
-unsafe fn add_slots<S: Simd, const R: usize, const N: usize>(
+unsafe fn add_slots<S: Simd, C: Cache, const R: usize, const N: usize>(
     args: &BlockArgs<'_>,
+    cache: C,
     slots: Range<usize>,
     scores: &[Scores],
     states: &mut [f32],
@@ -255,18 +437,19 @@ unsafe fn add_slots<S: Simd, const R: usize, const N: usize>(
     // SAFETY: `d` and the dimensions after it lie within the head; the rest is as the caller promises.
     unsafe {
         while d + N * S::LANES <= dim {
-            add_dimensions::<S, R, N>(args, slots.clone(), d, scores, states);
+            add_dimensions::<S, C, R, N>(dim, cache, slots.clone(), d, scores, states);
             d += N * S::LANES;
         }
         while d + S::LANES <= dim {
-            add_dimensions::<S, R, 1>(args, slots.clone(), d, scores, states);
+            add_dimensions::<S, C, R, 1>(dim, cache, slots.clone(), d, scores, states);
             d += S::LANES;
         }
     }
     for (state, scores) in states.chunks_exact_mut(2 + dim).zip(scores) {
         for d in d..dim {
             for slot in slots.clone() {
-                state[2 + d] = scores[slot].mul_add(args.v[slot * dim + d], state[2 + d]);
+                let value = args.kv.value(slot, d, dim);
+                state[2 + d] = scores[slot].mul_add(value, state[2 + d]);
             }
         }
     }
@@ -274,14 +457,14 @@ unsafe fn add_slots<S: Simd, const R: usize, const N: usize>(
 
 /// `N` vectors of dimensions from `d`, for `R` rows.
 #[inline(always)]
-unsafe fn add_dimensions<S: Simd, const R: usize, const N: usize>(
-    args: &BlockArgs<'_>,
+unsafe fn add_dimensions<S: Simd, C: Cache, const R: usize, const N: usize>(
+    dim: usize,
+    cache: C,
     slots: Range<usize>,
     d: usize,
     scores: &[Scores],
     states: &mut [f32],
 ) {
-    let dim = args.head_dim;
     // SAFETY: each row's state is `2 + dim` long, V is `(128, dim)`, and `N` vectors from `d` are within the head.
     unsafe {
         let place =
@@ -289,10 +472,10 @@ unsafe fn add_dimensions<S: Simd, const R: usize, const N: usize>(
         let states = states.as_mut_ptr();
         let mut acc = [[S::splat(0.0); N]; R];
         for (r, acc) in acc.iter_mut().enumerate() {
-            *acc = load_vectors::<S, N>(place(states, r, 0));
+            *acc = vectors!(N, |i| S::load(place(states, r, i)));
         }
         for slot in slots {
-            let values = load_vectors::<S, N>(args.v.as_ptr().add(slot * dim + d));
+            let values = cache.values::<S, N>(slot, d, dim);
             for (r, acc) in acc.iter_mut().enumerate() {
                 let p = S::splat(*scores.get_unchecked(r).get_unchecked(slot));
                 for (acc, values) in acc.iter_mut().zip(values) {
@@ -305,19 +488,6 @@ unsafe fn add_dimensions<S: Simd, const R: usize, const N: usize>(
                 S::store(place(states, r, i), acc);
             }
         }
-    }
-}
-
-/// `N` vectors from `from`.
-#[inline(always)]
-unsafe fn load_vectors<S: Simd, const N: usize>(from: *const f32) -> [S::F; N] {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let mut vectors = [S::splat(0.0); N];
-        for (i, vector) in vectors.iter_mut().enumerate() {
-            *vector = S::load(from.add(i * S::LANES));
-        }
-        vectors
     }
 }
 
@@ -385,4 +555,43 @@ pub(crate) unsafe fn widen_f16<S: Simd>(from: &[f16], to: &mut [f32]) {
     }
     // SAFETY: as the caller promises.
     unsafe { S::vectorize(Widen(from, to)) }
+}
+
+/// Exact. See `Kernels::widen_q8_0`.
+///
+/// # Safety
+/// The CPU has the instructions of `S`.
+pub(crate) unsafe fn widen_q8_0<S: Simd>(
+    codes: &[i8],
+    scales: &[f32],
+    stride: usize,
+    to: &mut [f32],
+) {
+    struct Widen<'a>(&'a [i8], &'a [f32], usize, &'a mut [f32]);
+    impl<S: Simd> Kernel<S> for Widen<'_> {
+        #[inline(always)]
+        unsafe fn run(self) {
+            let Widen(codes, scales, stride, to) = self;
+            assert!(codes.len() == to.len() && scales.len() == to.len() / Q8_0_BLOCK);
+            assert!(stride == 1 || stride.is_multiple_of(S::LANES));
+            assert!(to.len().is_multiple_of(Q8_0_BLOCK * stride));
+            for i in (0..to.len()).step_by(S::LANES) {
+                // SAFETY: as the caller promises; a vector from `i` lies within both, as blocks are whole vectors, and its scales are
+                // one, or a vector within a row of them.
+                unsafe {
+                    let scale = match stride {
+                        1 => S::splat(*scales.get_unchecked(i / Q8_0_BLOCK)),
+                        _ => {
+                            let row = i / (stride * Q8_0_BLOCK) * stride;
+                            S::load(scales.as_ptr().add(row + i % stride))
+                        }
+                    };
+                    let codes = S::load_i8(codes.as_ptr().add(i).cast());
+                    S::store(to.as_mut_ptr().add(i), S::mul(codes, scale));
+                }
+            }
+        }
+    }
+    // SAFETY: as the caller promises.
+    unsafe { S::vectorize(Widen(codes, scales, stride, to)) }
 }

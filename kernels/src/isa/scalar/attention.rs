@@ -13,7 +13,7 @@ use half::f16;
 
 use super::exp::{exp, tanh};
 use super::norm::{LANES, sum_lanes};
-use crate::attention::{BlockArgs, KV_BLOCK};
+use crate::attention::{BlockArgs, KV_BLOCK, Q8_0_BLOCK};
 
 /// Compute each row's state `[m, l, acc]` over one block. `scores` is `(n_rows, 128)`, `states` is fresh.
 pub(crate) fn attend_block(args: &BlockArgs<'_>, scores: &mut [f32], states: &mut [f32]) {
@@ -28,11 +28,10 @@ pub(crate) fn attend_block(args: &BlockArgs<'_>, scores: &mut [f32], states: &mu
             continue;
         }
         for slot in live.clone() {
-            let keys = args.k.iter().skip(slot).step_by(KV_BLOCK);
             let dot = q
                 .iter()
-                .zip(keys)
-                .fold(0.0, |dot: f32, (q, k)| q.mul_add(*k, dot));
+                .enumerate()
+                .fold(0.0, |dot: f32, (d, q)| q.mul_add(args.kv.key(slot, d), dot));
             let score = dot * args.scale;
             scores[slot] = args.softcap.map_or(score, |cap| cap * tanh(score / cap));
         }
@@ -44,8 +43,8 @@ pub(crate) fn attend_block(args: &BlockArgs<'_>, scores: &mut [f32], states: &mu
         for slot in live.clone() {
             let p = exp(scores[slot] - m);
             lanes[slot % LANES] += p;
-            for (acc, v) in acc.iter_mut().zip(&args.v[slot * dim..]) {
-                *acc = p.mul_add(*v, *acc);
+            for (d, acc) in acc.iter_mut().enumerate() {
+                *acc = p.mul_add(args.kv.value(slot, d, dim), *acc);
             }
         }
         head.copy_from_slice(&[m, sum_lanes(lanes)]);
@@ -70,5 +69,13 @@ pub(crate) fn merge_state(total: &mut [f32], part: &[f32]) {
 pub(crate) fn widen_f16(from: &[f16], to: &mut [f32]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = from.to_f32();
+    }
+}
+
+/// Exact. See `Kernels::widen_q8_0`.
+pub(crate) fn widen_q8_0(codes: &[i8], scales: &[f32], stride: usize, to: &mut [f32]) {
+    for (i, (to, code)) in to.iter_mut().zip(codes).enumerate() {
+        let scale = scales[i / (stride * Q8_0_BLOCK) * stride + i % stride];
+        *to = f32::from(*code) * scale;
     }
 }
