@@ -130,12 +130,16 @@ pub struct KvCacheFlags {
 /// What this machine lends.
 #[derive(Args, Clone)]
 pub struct MachineFlags {
-    /// Threads that compute [default: the number of cores]
+    /// Threads that compute [default: one for each physical core]
     #[arg(long, env = "POTLUCK_THREADS", value_name = "N")]
     pub threads: Option<usize>,
     /// Memory that layers may take, in MiB [default: what is free, less a reserve]
     #[arg(long, env = "POTLUCK_MEMORY_LIMIT", value_name = "MIB")]
     pub memory_limit: Option<u64>,
+    /// Compute from the weights' files as they lie, without a copy in memory: for a machine whose memory the copy does not fit.
+    /// Many times slower; --memory-limit may then be more than is free
+    #[arg(long, env = "POTLUCK_MAP_WEIGHTS", value_parser = switch())]
+    pub map_weights: bool,
     /// Directory for weights that were fetched [default: weights in potluck's cache directory]
     #[arg(long, env = "POTLUCK_WEIGHTS", value_name = "DIR")]
     pub weights: Option<PathBuf>,

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use potluck_kernels::{Isa, Kernels, PackedMatrix, Pool, QuantizedRows, Rows, WeightType};
+use potluck_kernels::{Isa, Kernels, Pool, QuantizedRows, Rows, WeightMatrix, WeightType};
 
 /// (inputs, outputs): the projections of small models; and enough matrices of each to overflow the caches in decode.
 const SIZES: [(usize, usize); 2] = [(576, 1536), (8960, 1536)];
@@ -69,7 +69,7 @@ fn weights(len: usize) -> Vec<u8> {
 }
 
 /// Seconds of one product.
-fn time(kernels: Kernels, pool: &Pool, matrices: &[PackedMatrix], n_tokens: usize) -> f64 {
+fn time(kernels: Kernels, pool: &Pool, matrices: &[WeightMatrix], n_tokens: usize) -> f64 {
     let (k, n_rows) = (matrices[0].n_cols(), matrices[0].n_rows());
     let x: Vec<f32> = (0..n_tokens * k).map(|i| (i as f32 * 0.37).sin()).collect();
     let (mut q, mut out) = (QuantizedRows::new(), vec![0.0; n_tokens * n_rows]);

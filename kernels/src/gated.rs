@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::kernels::Kernels;
 use crate::matmul::{Operands, PanelOut, for_each_stretch};
-use crate::pack::PackedMatrix;
+use crate::pack::WeightMatrix;
 use crate::pool::{Disjoint, Pool};
 use crate::rows::{ACT_BLOCK, ActBlock, GROUP_ROWS, QuantizedRows, Rows};
 
@@ -28,8 +28,8 @@ pub enum Activation {
 
 /// Two matrices of one shape, with the biases of their outputs where the model has them.
 pub struct Gated<'a> {
-    pub gate: &'a PackedMatrix,
-    pub up: &'a PackedMatrix,
+    pub gate: &'a WeightMatrix,
+    pub up: &'a WeightMatrix,
     pub gate_bias: Option<&'a [f32]>,
     pub up_bias: Option<&'a [f32]>,
     pub activation: Activation,
@@ -49,13 +49,28 @@ enum Out<'a> {
     Quantized(Disjoint<'a, ActBlock>),
 }
 
-/// `(n_cols, n_rows)` of a block.
+/// Buffers of one thread, kept between calls.
 #[derive(Default)]
 struct Buffers {
+    columns: Columns,
+    /// Tiles of matrices that are packed on use.
+    gate_tiles: Vec<u8>,
+    up_tiles: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Columns {
+    /// `(n_cols, n_rows)` of a block.
     gate: Vec<f32>,
     up: Vec<f32>,
     /// One column, activated.
     active: Vec<f32>,
+}
+
+/// The weights of a block.
+struct Tiles<'a> {
+    gate: &'a [u8],
+    up: &'a [u8],
 }
 
 thread_local! {
@@ -126,24 +141,43 @@ impl Call<'_> {
             _ => BLOCK_ROWS,
         };
         let end = (strips.end * ACT_BLOCK).min(self.layer.gate.n_rows());
+        let tile_rows = self.layer.gate.tile_rows();
         let mut buffers = BUFFERS.take();
+        let Buffers {
+            columns,
+            gate_tiles,
+            up_tiles,
+        } = &mut buffers;
         for first in (strips.start * ACT_BLOCK..end).step_by(block_rows) {
+            let rows = first..end.min(first + block_rows);
+            let (first, n_tiles) = (first / tile_rows, rows.len().div_ceil(tile_rows));
+            let tiles = Tiles {
+                gate: self.layer.gate.tiles(first, n_tiles, gate_tiles),
+                up: self.layer.up.tiles(first, n_tiles, up_tiles),
+            };
             for group in 0..n_groups {
-                self.run_block(first..end.min(first + block_rows), group, &mut buffers);
+                self.run_block(&rows, &tiles, group, columns);
             }
         }
         BUFFERS.set(buffers);
     }
 
     /// Some rows, from a multiple of 32, by a group of columns.
-    fn run_block(&self, rows: Range<usize>, group: usize, buffers: &mut Buffers) {
+    fn run_block(
+        &self,
+        rows: &Range<usize>,
+        tiles: &Tiles<'_>,
+        group: usize,
+        columns: &mut Columns,
+    ) {
         let n_cols = self.gate.group_cols(group);
-        let tile_rows = self.layer.gate.tile_rows();
-        let n_tiles = rows.len().div_ceil(tile_rows);
         // Rows of padding are computed too, and left in the buffer.
-        let stride = n_tiles * tile_rows;
-        let Buffers { gate, up, active } = buffers;
-        for (operands, buffer) in [(&self.gate, &mut *gate), (&self.up, &mut *up)] {
+        let stride = rows.len().next_multiple_of(self.layer.gate.tile_rows());
+        let Columns { gate, up, active } = columns;
+        for (operands, tiles, buffer) in [
+            (&self.gate, tiles.gate, &mut *gate),
+            (&self.up, tiles.up, &mut *up),
+        ] {
             buffer.resize(n_cols * stride, 0.0);
             let out = PanelOut {
                 elements: &Disjoint::new(buffer),
@@ -151,7 +185,7 @@ impl Call<'_> {
                 stride,
                 adds: false,
             };
-            operands.run_panel(self.kernels, rows.start / tile_rows, n_tiles, group, out);
+            operands.run_panel(self.kernels, tiles, group, out);
         }
         active.resize(rows.len(), 0.0);
         for (col, (gate, up)) in gate
@@ -170,7 +204,7 @@ impl Call<'_> {
                 Activation::Silu => self.kernels.silu_mul(gate, up, active),
                 Activation::GeluTanh => self.kernels.gelu_tanh_mul(gate, up, active),
             }
-            self.put(&rows, group, col, active);
+            self.put(rows, group, col, active);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::isa::{avx2::Avx2, avx2::AvxVnni, avx512::Avx512, lanes};
 #[cfg(target_arch = "aarch64")]
 use crate::isa::{lanes, neon::Dotprod, neon::Neon};
 use crate::matmul::{self, Panel, Product};
-use crate::pack::{PackedMatrix, ShapeError};
+use crate::pack::{ShapeError, SharedBytes, WeightMatrix};
 use crate::pool::Pool;
 use crate::rows::{ACT_BLOCK, ActBlock, GROUP_ROWS, QuantizedRows, Rows};
 use crate::weight::WeightType;
@@ -83,13 +83,25 @@ impl Kernels {
         n_rows: usize,
         n_cols: usize,
         gguf_bytes: &[u8],
-    ) -> Result<PackedMatrix, ShapeError> {
-        PackedMatrix::pack(pool, self.isa.tile_rows(), ty, n_rows, n_cols, gguf_bytes)
+    ) -> Result<WeightMatrix, ShapeError> {
+        WeightMatrix::pack(pool, self.isa.tile_rows(), ty, n_rows, n_cols, gguf_bytes)
+    }
+
+    /// The same matrix of row-major GGUF bytes that stay where they are: tiles are packed each time they are used, which takes no memory
+    /// and many times as long.
+    pub fn unpacked(
+        &self,
+        ty: WeightType,
+        n_rows: usize,
+        n_cols: usize,
+        gguf_bytes: SharedBytes,
+    ) -> Result<WeightMatrix, ShapeError> {
+        WeightMatrix::unpacked(self.isa.tile_rows(), ty, n_rows, n_cols, gguf_bytes)
     }
 
     /// Bytes that a packed matrix of this shape takes, for memory budgets; `None` if no such matrix can be packed.
     pub fn packed_bytes(&self, ty: WeightType, n_rows: usize, n_cols: usize) -> Option<usize> {
-        PackedMatrix::packed_bytes(self.isa.tile_rows(), ty, n_rows, n_cols)
+        WeightMatrix::packed_bytes(self.isa.tile_rows(), ty, n_rows, n_cols)
     }
 
     /// Quantise `n_rows` rows of `k` activations into `out`, whose buffer is reused. `k` is a multiple of 32.
@@ -139,7 +151,7 @@ impl Kernels {
     }
 
     /// `out = x w^T`: `out` is `(n_tokens, n_rows)`, n_tokens is taken from its length.
-    pub fn matmul(&self, pool: &Pool, w: &PackedMatrix, x: Rows<'_>, out: &mut [f32]) {
+    pub fn matmul(&self, pool: &Pool, w: &WeightMatrix, x: Rows<'_>, out: &mut [f32]) {
         let (n_rows, len) = (w.n_rows(), out.len());
         let n_tokens = len.checked_div(n_rows).unwrap_or(0);
         assert_eq!(

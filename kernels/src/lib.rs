@@ -4,7 +4,7 @@
 //! its bits, whatever the number of threads, the batch a token travels in, or whether it is computed in prefill or in
 //! decode. Integer dot products are exact in any order; every f32 sum has one fixed order with fused multiply-add.
 //!
-//! Knows nothing of files, networks, models or text. Start at [`Kernels`]; the shapes are in [`PackedMatrix`] and
+//! Knows nothing of files, networks, models or text. Start at [`Kernels`]; the shapes are in [`WeightMatrix`] and
 //! [`QuantizedRows`], the order of sums in `isa/scalar/*.rs`.
 #![deny(unsafe_code)]
 
@@ -30,7 +30,7 @@ pub use isa::scalar::exp::{exp, tanh};
 pub use isa::{Isa, IsaError};
 pub use kernels::Kernels;
 pub use matmul::Product;
-pub use pack::{PackedMatrix, ShapeError};
+pub use pack::{ShapeError, SharedBytes, WeightMatrix};
 pub use pool::Pool;
 pub use probe::Limits;
 pub use rope::RopeTable;

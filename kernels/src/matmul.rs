@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::isa::MAX_TILE_ROWS;
 use crate::kernels::Kernels;
-use crate::pack::PackedMatrix;
+use crate::pack::WeightMatrix;
 use crate::pool::{Disjoint, Pool};
 use crate::rows::{ActBlock, GROUP_ROWS, Rows};
 use crate::weight::WeightType;
@@ -22,7 +22,7 @@ const BLOCK_WEIGHT_BYTES: usize = 192 * 1024;
 
 /// One product of a call: `out[token * out_stride + row] = w[row] . x[token]`, or added to what is there.
 pub struct Product<'a> {
-    w: &'a PackedMatrix,
+    w: &'a WeightMatrix,
     out: Disjoint<'a, f32>,
     out_stride: usize,
     adds: bool,
@@ -31,7 +31,7 @@ pub struct Product<'a> {
 impl<'a> Product<'a> {
     /// `out` is at least `(n_tokens - 1) * out_stride + n_rows` long, and `out_stride`, from one token's outputs to the next one's, at
     /// least `n_rows`. Elements between the rows are left alone.
-    pub fn new(w: &'a PackedMatrix, out: &'a mut [f32], out_stride: usize) -> Product<'a> {
+    pub fn new(w: &'a WeightMatrix, out: &'a mut [f32], out_stride: usize) -> Product<'a> {
         Product {
             w,
             out: Disjoint::new(out),
@@ -105,12 +105,14 @@ impl Panel<'_> {
 
 thread_local! {
     static ITEM_ENDS: RefCell<Vec<usize>> = RefCell::default();
+    /// Tiles of a matrix that are packed on use.
+    static TILES: RefCell<Vec<u8>> = RefCell::default();
 }
 
 /// What panels of a product are made from.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands<'a> {
-    pub w: &'a PackedMatrix,
+    pub w: &'a WeightMatrix,
     pub x: Rows<'a>,
     pub n_tokens: usize,
 }
@@ -229,12 +231,11 @@ impl Operands<'_> {
         GROUP_ROWS.min(self.n_tokens - group * GROUP_ROWS)
     }
 
-    /// Tiles `first .. first + n_tiles` by the columns of a group.
+    /// Some tiles by the columns of a group.
     pub(crate) fn run_panel(
         &self,
         kernels: Kernels,
-        first: usize,
-        n_tiles: usize,
+        tiles: &[u8],
         group: usize,
         out: PanelOut<'_>,
     ) {
@@ -246,8 +247,8 @@ impl Operands<'_> {
         kernels.panel(&Panel {
             ty: self.w.ty(),
             k,
-            tiles: self.w.tiles(first, n_tiles),
-            n_tiles,
+            tiles,
+            n_tiles: tiles.len() / self.w.tile_bytes(),
             tile_rows: self.w.tile_rows(),
             inputs,
             n_cols,
@@ -274,23 +275,27 @@ impl Product<'_> {
     fn run_tiles(&self, kernels: Kernels, operands: &Operands<'_>, tiles: Range<usize>) {
         let n_groups = operands.n_groups();
         let block = match n_groups {
-            1 => tiles.len().max(1),
+            1 if !self.w.packs_on_use() => tiles.len().max(1),
             _ => (BLOCK_WEIGHT_BYTES / self.w.tile_bytes().max(1)).max(1),
         };
+        let mut buffer = TILES.take();
         for first in tiles.clone().step_by(block) {
             let n_tiles = block.min(tiles.end - first);
+            let bytes = self.w.tiles(first, n_tiles, &mut buffer);
             for group in 0..n_groups {
-                self.run_group(kernels, operands, first, n_tiles, group);
+                self.run_group(kernels, operands, first, bytes, group);
             }
         }
+        TILES.set(buffer);
     }
 
+    /// Tiles from number `first` on by the columns of a group.
     fn run_group(
         &self,
         kernels: Kernels,
         operands: &Operands<'_>,
         first: usize,
-        n_tiles: usize,
+        tiles: &[u8],
         group: usize,
     ) {
         let tile_rows = self.w.tile_rows();
@@ -298,9 +303,10 @@ impl Product<'_> {
         // Rows of the last tile that are only padding have no place among the outputs.
         let ragged_rows = self.w.n_rows() % tile_rows;
         let last = self.w.n_tiles() - 1;
+        let (tile_bytes, n_tiles) = (self.w.tile_bytes(), tiles.len() / self.w.tile_bytes());
         let is_ragged = ragged_rows != 0 && first + n_tiles > last;
-        let n_whole = n_tiles - usize::from(is_ragged);
-        if n_whole > 0 {
+        let (whole, ragged) = tiles.split_at((n_tiles - usize::from(is_ragged)) * tile_bytes);
+        if !whole.is_empty() {
             // An item owns its rows of the output for every token, and items do not share tiles.
             let out = PanelOut {
                 elements: &self.out,
@@ -308,7 +314,7 @@ impl Product<'_> {
                 stride: self.out_stride,
                 adds: self.adds,
             };
-            operands.run_panel(kernels, first, n_whole, group, out);
+            operands.run_panel(kernels, whole, group, out);
         }
         if is_ragged {
             let mut buffer = [0.0; MAX_TILE_ROWS * GROUP_ROWS];
@@ -318,7 +324,7 @@ impl Product<'_> {
                 stride: tile_rows,
                 adds: false,
             };
-            operands.run_panel(kernels, last, 1, group, out);
+            operands.run_panel(kernels, ragged, group, out);
             let columns = buffer.chunks_exact(tile_rows);
             for (col, column) in columns.take(operands.group_cols(group)).enumerate() {
                 // SAFETY: as above.

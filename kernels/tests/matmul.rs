@@ -2,9 +2,11 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::*;
 use potluck_kernels::{
-    Activation, Gated, GatedOut, Kernels, PackedMatrix, Pool, Product, QuantizedRows, Rows,
+    Activation, Gated, GatedOut, Kernels, Pool, Product, QuantizedRows, Rows, WeightMatrix,
     WeightType, dequantize,
 };
 use proptest::{prelude::ProptestConfig, proptest};
@@ -45,7 +47,7 @@ impl Case {
         product(kernels, pool, &self.pack(kernels), &self.x, self.n_tokens)
     }
 
-    fn pack(&self, kernels: Kernels) -> PackedMatrix {
+    fn pack(&self, kernels: Kernels) -> WeightMatrix {
         pack(kernels, self.ty, self.n_rows, self.n_cols, &self.bytes)
     }
 }
@@ -56,7 +58,7 @@ fn pack(
     n_rows: usize,
     n_cols: usize,
     bytes: &[u8],
-) -> PackedMatrix {
+) -> WeightMatrix {
     kernels
         .pack(&Pool::new(1), ty, n_rows, n_cols, bytes)
         .unwrap()
@@ -65,7 +67,7 @@ fn pack(
 fn product(
     kernels: Kernels,
     pool: &Pool,
-    w: &PackedMatrix,
+    w: &WeightMatrix,
     x: &[f32],
     n_tokens: usize,
 ) -> Vec<f32> {
@@ -279,6 +281,34 @@ fn several_products_of_one_input_and_strides() {
 }
 
 #[test]
+fn rows_that_are_packed_on_use_give_the_same_bits() {
+    let mut rng = Rng::new(12);
+    for ty in WeightType::ALL {
+        for (n_rows, n_tokens) in [(41, 1), (70, 20)] {
+            let case = Case::new(&mut rng, ty, n_rows, 512, n_tokens, Codes::Random);
+            for kernels in vector_kernels().into_iter().chain([scalar_kernels()]) {
+                let pool = Pool::new(2);
+                let packed = case.pack(kernels);
+                let bytes = Arc::new(case.bytes.clone());
+                let unpacked = kernels.unpacked(ty, n_rows, 512, bytes).unwrap();
+                let what = format!("{} {}", ty.name(), kernels.isa().name());
+                assert_same_bits(
+                    &product(kernels, &pool, &unpacked, &case.x, n_tokens),
+                    &product(kernels, &pool, &packed, &case.x, n_tokens),
+                    &what,
+                );
+                let rows = [packed, unpacked].map(|w| {
+                    let mut row = vec![0.0; 512];
+                    w.row_f32(n_rows - 1, &mut row);
+                    row
+                });
+                assert_same_bits(&rows[0], &rows[1], &what);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_product_added_is_the_product_and_then_added() {
     let mut rng = Rng::new(10);
     for (ty, n_rows, n_tokens) in [
@@ -318,7 +348,9 @@ fn gated_is_its_operations_one_after_another() {
         let bias = rng.floats(n_rows);
         for kernels in vector_kernels().into_iter().chain([scalar_kernels()]) {
             let pool = Pool::new(2);
-            let gate = pack(kernels, types[0], n_rows, 256, &gate_bytes);
+            // One of the two where it lies.
+            let bytes = Arc::new(gate_bytes.clone());
+            let gate = kernels.unpacked(types[0], n_rows, 256, bytes).unwrap();
             let up = pack(kernels, types[1], n_rows, 256, &up_bytes);
             for activation in [Activation::Silu, Activation::GeluTanh] {
                 let (mut g, u) = (

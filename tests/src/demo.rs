@@ -24,6 +24,8 @@ pub struct Demo<'a> {
     pub isa: &'static str,
     /// How keys and values are stored.
     pub kv_cache_type: &'static str,
+    /// Whether weights stay in their files.
+    pub map_weights: bool,
 }
 
 impl Demo<'_> {
@@ -63,6 +65,7 @@ impl Demo<'_> {
             .env("POTLUCK_WEIGHTS", models::cache().join("weights"))
             .env("POTLUCK_ISA", self.isa)
             .env("POTLUCK_KV_CACHE_TYPE", self.kv_cache_type)
+            .env("POTLUCK_MAP_WEIGHTS", self.map_weights.to_string())
             .finish()
             .json()
     }

@@ -71,6 +71,7 @@ fn continuation(model: &Path) -> Demo<'_> {
         beside_another: false,
         isa: "",
         kv_cache_type: "f16",
+        map_weights: false,
     }
 }
 
@@ -98,6 +99,10 @@ fn agreed(question: &Demo<'_>) -> Vec<u32> {
     }
     others.push(Demo {
         beside_another: true,
+        ..on(2, 1)
+    });
+    others.push(Demo {
+        map_weights: true,
         ..on(2, 1)
     });
     for other in others {

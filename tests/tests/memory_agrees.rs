@@ -6,7 +6,7 @@ use potluck_gguf::Gguf;
 use potluck_kernels::Kernels;
 use potluck_proto::{KvCacheType, NodeId};
 use potluck_tests::models;
-use potluck_worker::{FileSource, StageConfig, StageLimits};
+use potluck_worker::{FileSource, StageConfig, StageLimits, WeightStorage};
 
 fn workers(n: u8) -> Vec<Candidate> {
     let worker = |i| Candidate {
@@ -55,7 +55,7 @@ fn a_stage_never_needs_more_than_was_planned() {
                         memory_budget_bytes: None,
                     },
                     kv_cache,
-                    reference: false,
+                    weights: WeightStorage::Packed,
                 };
                 let source = FileSource::new(&gguf);
                 let needs = config.memory(&source, Kernels::detect()).unwrap();

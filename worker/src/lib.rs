@@ -21,7 +21,7 @@ mod sampling;
 mod stage;
 mod weights;
 
-pub use load::{FileSource, LoadError, TensorSource, TensorSpec};
+pub use load::{FileSource, LoadError, TensorSource, TensorSpec, WeightStorage};
 pub use memory::{MemoryUse, StageLimits};
 pub use probe::Speed;
 pub use stage::{Fault, RunFault, Stage, StageConfig, StepOutput};

@@ -1,12 +1,12 @@
 //! A linear layer: a weight matrix and, in some models, a bias; and the three that a feed-forward layer is made of.
 
-use potluck_kernels::{Kernels, PackedMatrix};
+use potluck_kernels::{Kernels, WeightMatrix};
 
 use crate::load::{LoadError, Loader};
 
 /// `y = W x + b`.
 pub(crate) struct Linear {
-    pub weight: PackedMatrix,
+    pub weight: WeightMatrix,
     pub bias: Option<Vec<f32>>,
 }
 

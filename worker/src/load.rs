@@ -7,10 +7,13 @@ mod file;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 pub use file::FileSource;
 
-use potluck_kernels::{Kernels, PackedMatrix, Pool, ShapeError, WeightType, dequantize};
+use potluck_kernels::{
+    Kernels, Pool, ShapeError, SharedBytes, WeightMatrix, WeightType, dequantize,
+};
 
 /// A model that cannot be loaded, and why.
 #[derive(Debug, thiserror::Error)]
@@ -116,14 +119,21 @@ pub trait TensorSource {
     fn specs(&self) -> &HashMap<String, TensorSpec>;
     /// The bytes of a tensor, as in the model file.
     fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, LoadError>;
+    /// The same, to be kept: mapped where that can be done.
+    fn share(&self, name: &str) -> Result<SharedBytes, LoadError> {
+        Ok(Arc::new(self.read(name)?.into_owned()))
+    }
 }
 
 /// How weights are held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
-    /// As stored in the file.
-    AsStored,
-    /// Widened to f32, for the reference path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeightStorage {
+    /// Copied, in the order in which the kernels read them.
+    #[default]
+    Packed,
+    /// Left in their file where the source can map it, which the system can take back from memory at any time. Many times slower.
+    Mapped,
+    /// Widened to f32: the path that the others are measured against.
     Reference,
 }
 
@@ -141,29 +151,32 @@ enum Pass<'a> {
 pub(crate) struct Loader<'a> {
     source: &'a dyn TensorSource,
     kernels: Kernels,
-    precision: Precision,
+    storage: WeightStorage,
     pass: Pass<'a>,
-    /// Bytes that the tensors handed out take in memory.
-    pub packed_bytes: u64,
+    /// Bytes of the tensors handed out.
+    pub loaded_bytes: u64,
+    /// Bytes of them that take memory of this process.
+    pub held_bytes: u64,
 }
 
 impl<'a> Loader<'a> {
     /// The dry run.
-    pub fn check(source: &'a dyn TensorSource, kernels: Kernels, precision: Precision) -> Self {
+    pub fn check(source: &'a dyn TensorSource, kernels: Kernels, storage: WeightStorage) -> Self {
         Loader {
             source,
             kernels,
-            precision,
+            storage,
             pass: Pass::Check,
-            packed_bytes: 0,
+            loaded_bytes: 0,
+            held_bytes: 0,
         }
     }
 
-    /// The real one. `progress` is told the packed bytes so far.
+    /// The real one. `progress` is told the bytes so far.
     pub fn load(
         source: &'a dyn TensorSource,
         kernels: Kernels,
-        precision: Precision,
+        storage: WeightStorage,
         pool: &'a Pool,
         progress: &'a mut dyn FnMut(u64),
     ) -> Self {
@@ -171,9 +184,10 @@ impl<'a> Loader<'a> {
         Loader {
             source,
             kernels,
-            precision,
+            storage,
             pass,
-            packed_bytes: 0,
+            loaded_bytes: 0,
+            held_bytes: 0,
         }
     }
 
@@ -188,12 +202,12 @@ impl<'a> Loader<'a> {
         name: &str,
         n_rows: u32,
         n_cols: u32,
-    ) -> Result<PackedMatrix, LoadError> {
+    ) -> Result<WeightMatrix, LoadError> {
         let (n_rows, n_cols) = (n_rows as usize, n_cols as usize);
         let stored = self.checked_type(name, &[n_cols, n_rows])?;
-        let held = match self.precision {
-            Precision::AsStored => stored,
-            Precision::Reference => WeightType::F32,
+        let held = match self.storage {
+            WeightStorage::Packed | WeightStorage::Mapped => stored,
+            WeightStorage::Reference => WeightType::F32,
         };
         let pack_error = |source| LoadError::Pack {
             name: name.to_owned(),
@@ -209,19 +223,28 @@ impl<'a> Loader<'a> {
                     n_cols,
                 })
             })?;
-        self.packed_bytes += n_bytes as u64;
+        self.loaded_bytes += n_bytes as u64;
+        if self.storage != WeightStorage::Mapped {
+            self.held_bytes += n_bytes as u64;
+        }
         let Pass::Load { pool, progress } = &mut self.pass else {
             let nothing = self.kernels.pack(&Pool::new(1), held, 0, n_cols, &[]);
             return nothing.map_err(pack_error);
         };
-        let bytes = self.source.read(name)?;
-        let bytes = match self.precision {
-            Precision::AsStored => bytes,
-            Precision::Reference => Cow::Owned(widened(stored, n_rows * n_cols, &bytes)),
+        let pack = |bytes: &[u8]| self.kernels.pack(pool, held, n_rows, n_cols, bytes);
+        let matrix = match self.storage {
+            WeightStorage::Packed => pack(&self.source.read(name)?),
+            WeightStorage::Mapped => {
+                let bytes = self.source.share(name)?;
+                self.kernels.unpacked(held, n_rows, n_cols, bytes)
+            }
+            WeightStorage::Reference => {
+                let bytes = self.source.read(name)?;
+                pack(&widened(stored, n_rows * n_cols, &bytes))
+            }
         };
-        let matrix = self.kernels.pack(pool, held, n_rows, n_cols, &bytes);
         let matrix = matrix.map_err(pack_error)?;
-        progress(self.packed_bytes);
+        progress(self.loaded_bytes);
         Ok(matrix)
     }
 
@@ -229,8 +252,9 @@ impl<'a> Loader<'a> {
     pub fn vector(&mut self, name: &str, len: u32) -> Result<Vec<f32>, LoadError> {
         let len = len as usize;
         let ty = self.checked_type(name, &[len])?;
-        self.packed_bytes += 4 * len as u64;
-        let Pass::Load { .. } = self.pass else {
+        self.loaded_bytes += 4 * len as u64;
+        self.held_bytes += 4 * len as u64;
+        let Pass::Load { progress, .. } = &mut self.pass else {
             return Ok(Vec::new());
         };
         let bytes = self.source.read(name)?;
@@ -241,6 +265,7 @@ impl<'a> Loader<'a> {
         }
         let mut values = vec![0.0; len];
         dequantize(ty, &bytes, &mut values);
+        progress(self.loaded_bytes);
         Ok(values)
     }
 

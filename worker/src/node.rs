@@ -23,6 +23,7 @@ use potluck_proto::{NodeId, limits};
 use tokio::net::TcpListener;
 
 use crate::compute;
+use crate::load::WeightStorage;
 use crate::probe;
 use crate::weights::{CacheError, CacheTensors, WeightCache};
 use home::Home;
@@ -49,6 +50,8 @@ pub struct NodeConfig {
     pub n_threads: usize,
     /// Bytes that plans may use; free memory less a reserve if not given.
     pub memory_limit_bytes: Option<u64>,
+    /// How weights are held.
+    pub weights: WeightStorage,
     /// Find and be found by mDNS.
     pub use_mdns: bool,
 }
@@ -100,9 +103,10 @@ impl Node {
     /// Measures the machine, opens the cache, listens and advertises.
     pub async fn bind(config: NodeConfig) -> Result<Node, NodeError> {
         let kernels = Kernels::new(Isa::from_env()?)?;
-        let n_threads = config.n_threads;
-        let measured =
-            tokio::task::spawn_blocking(move || probe::measure(kernels, &Pool::new(n_threads)));
+        let (n_threads, weights) = (config.n_threads, config.weights);
+        let measured = tokio::task::spawn_blocking(move || {
+            probe::measure(kernels, &Pool::new(n_threads), weights)
+        });
         let speed = match measured.await {
             Ok(speed) => speed?,
             Err(join_error) => std::panic::resume_unwind(join_error.into_panic()),

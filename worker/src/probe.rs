@@ -1,8 +1,11 @@
 //! How fast this machine is, measured with the kernels that will do the work.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use potluck_kernels::{Kernels, PackedMatrix, Pool, QuantizedRows, Rows, ShapeError, WeightType};
+use potluck_kernels::{Kernels, Pool, QuantizedRows, Rows, ShapeError, WeightMatrix, WeightType};
+
+use crate::load::WeightStorage;
 
 /// Speeds that a planner divides work by.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,10 +28,10 @@ const GEMM_ROWS: usize = 1024;
 const REPETITIONS: usize = 3;
 
 /// Measures, in a fraction of a second.
-pub fn measure(kernels: Kernels, pool: &Pool) -> Result<Speed, ShapeError> {
-    let matrix = matrix(kernels, pool, N_ROWS)?;
+pub fn measure(kernels: Kernels, pool: &Pool, storage: WeightStorage) -> Result<Speed, ShapeError> {
+    let matrix = matrix(kernels, pool, storage, N_ROWS)?;
     let decode_s = fastest(kernels, pool, &matrix, 1);
-    let gemm_matrix = self::matrix(kernels, pool, GEMM_ROWS)?;
+    let gemm_matrix = self::matrix(kernels, pool, storage, GEMM_ROWS)?;
     let prefill_s = fastest(kernels, pool, &gemm_matrix, N_TOKENS);
     Ok(Speed {
         weight_bytes_per_second: matrix.n_bytes() as f64 / decode_s,
@@ -37,15 +40,24 @@ pub fn measure(kernels: Kernels, pool: &Pool) -> Result<Speed, ShapeError> {
 }
 
 /// A Q4_K matrix of one byte value, whose scales are ordinary numbers.
-fn matrix(kernels: Kernels, pool: &Pool, n_rows: usize) -> Result<PackedMatrix, ShapeError> {
+fn matrix(
+    kernels: Kernels,
+    pool: &Pool,
+    storage: WeightStorage,
+    n_rows: usize,
+) -> Result<WeightMatrix, ShapeError> {
     const FILL: u8 = 0x11;
     let n_bytes =
         n_rows * N_COLS / WeightType::Q4_K.block_elements() * WeightType::Q4_K.block_bytes();
-    kernels.pack(pool, WeightType::Q4_K, n_rows, N_COLS, &vec![FILL; n_bytes])
+    let (ty, bytes) = (WeightType::Q4_K, vec![FILL; n_bytes]);
+    match storage {
+        WeightStorage::Mapped => kernels.unpacked(ty, n_rows, N_COLS, Arc::new(bytes)),
+        _ => kernels.pack(pool, ty, n_rows, N_COLS, &bytes),
+    }
 }
 
 /// Seconds of one product.
-fn fastest(kernels: Kernels, pool: &Pool, matrix: &PackedMatrix, n_tokens: usize) -> f64 {
+fn fastest(kernels: Kernels, pool: &Pool, matrix: &WeightMatrix, n_tokens: usize) -> f64 {
     let x = vec![0.5; n_tokens * N_COLS];
     let mut quantized = QuantizedRows::new();
     kernels.quantize_rows(pool, &x, n_tokens, N_COLS, &mut quantized);

@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use potluck_gguf::ModelShape;
-use potluck_kernels::{KV_BLOCK, Kernels, KvType, PackedMatrix, Pool};
+use potluck_kernels::{KV_BLOCK, Kernels, KvType, Pool, WeightMatrix};
 use potluck_proto::{KvCacheType, Run, RunResult, SeqId, Step};
 
 use crate::arch::{self, Head, Layers};
 use crate::batch::Batch;
 use crate::exec::{Exec, Scratch, Widths};
 use crate::kv::{KvCache, KvShape};
-use crate::load::{LoadError, Loader, Precision, TensorSource};
+use crate::load::{LoadError, Loader, TensorSource, WeightStorage};
 use crate::memory::{MemoryUse, StageLimits};
 use crate::sampling;
 use admit::Admission;
@@ -41,8 +41,8 @@ pub struct StageConfig {
     pub limits: StageLimits,
     /// How keys and values are stored.
     pub kv_cache: KvCacheType,
-    /// f32 weights, activations and KV cache: the path that the quantised one is measured against.
-    pub reference: bool,
+    /// How weights are held. The reference path stores keys and values as f32.
+    pub weights: WeightStorage,
 }
 
 /// What a step gives.
@@ -65,7 +65,7 @@ pub struct Stage {
     pool: Pool,
     memory: MemoryUse,
     /// `(n_vocab, d_model)`, at the first stage.
-    embedding: Option<Arc<PackedMatrix>>,
+    embedding: Option<Arc<WeightMatrix>>,
     layers: Layers,
     /// At the last stage.
     head: Option<Head>,
@@ -81,7 +81,7 @@ pub struct Stage {
 
 /// Everything of a span that comes from tensors.
 struct Weights {
-    embedding: Option<Arc<PackedMatrix>>,
+    embedding: Option<Arc<WeightMatrix>>,
     layers: Layers,
     head: Option<Head>,
 }
@@ -127,8 +127,17 @@ impl StageConfig {
         source: &dyn TensorSource,
         kernels: Kernels,
     ) -> Result<MemoryUse, LoadError> {
+        Ok(self.dry_run(source, kernels)?.0)
+    }
+
+    /// The same, and the bytes that loading goes through.
+    fn dry_run(
+        &self,
+        source: &dyn TensorSource,
+        kernels: Kernels,
+    ) -> Result<(MemoryUse, u64), LoadError> {
         self.check_span()?;
-        let mut loader = Loader::check(source, kernels, self.precision());
+        let mut loader = Loader::check(source, kernels, self.weights);
         Weights::load(&mut loader, self)?;
         let limits = &self.limits;
         let rows = limits.max_step_tokens;
@@ -144,11 +153,12 @@ impl StageConfig {
             1
         };
         let angles = rope_tables * limits.context_tokens * self.shape.rope.dim as usize * 4;
-        Ok(MemoryUse {
-            weights_bytes: loader.packed_bytes,
+        let memory = MemoryUse {
+            weights_bytes: loader.held_bytes,
             kv_bytes: self.kv_shape().n_bytes(),
             scratch_bytes: self.widths().scratch_bytes(rows) + (kept + angles) as u64,
-        })
+        };
+        Ok((memory, loader.loaded_bytes))
     }
 
     /// Refuses a span that does not lie in the model, and shapes that the kernels cannot do.
@@ -178,13 +188,6 @@ impl StageConfig {
         Ok(())
     }
 
-    fn precision(&self) -> Precision {
-        match self.reference {
-            true => Precision::Reference,
-            false => Precision::AsStored,
-        }
-    }
-
     fn widths(&self) -> Widths {
         let shape = &self.shape;
         Widths {
@@ -210,7 +213,7 @@ impl StageConfig {
         };
         KvShape {
             kv_type: match self.kv_cache {
-                _ if self.reference => KvType::F32,
+                _ if self.weights == WeightStorage::Reference => KvType::F32,
                 KvCacheType::F16 => KvType::F16,
                 KvCacheType::Q8_0 => KvType::Q8_0,
             },
@@ -230,7 +233,7 @@ impl StageConfig {
 
 impl Stage {
     /// Checks every tensor and the memory, then loads. `layers_done` will grow with every layer computed; `progress` is
-    /// told the packed bytes so far and in all.
+    /// told the bytes so far and in all.
     pub fn load(
         config: StageConfig,
         source: &dyn TensorSource,
@@ -239,10 +242,10 @@ impl Stage {
         layers_done: Arc<AtomicU64>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Stage, LoadError> {
-        let memory = config.memory(source, kernels)?;
+        let (memory, total_bytes) = config.dry_run(source, kernels)?;
         memory.check(&config.limits)?;
-        let mut report = |done| progress(done, memory.weights_bytes);
-        let mut loader = Loader::load(source, kernels, config.precision(), &pool, &mut report);
+        let mut report = |done| progress(done, total_bytes);
+        let mut loader = Loader::load(source, kernels, config.weights, &pool, &mut report);
         let mut weights = Weights::load(&mut loader, &config)?;
         weights
             .layers
@@ -549,7 +552,7 @@ impl Stage {
     }
 }
 
-fn embed(embedding: &PackedMatrix, tokens: &[u32], x: &mut Vec<f32>) {
+fn embed(embedding: &WeightMatrix, tokens: &[u32], x: &mut Vec<f32>) {
     let d_model = embedding.n_cols();
     for token in tokens {
         let from = x.len();

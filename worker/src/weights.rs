@@ -16,7 +16,9 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use potluck_kernels::SharedBytes;
 use potluck_proto::{ContentHash, Manifest, ManifestTensor};
 
 use crate::load::{LoadError, TensorSource, TensorSpec};
@@ -56,27 +58,41 @@ impl CachedSource {
     }
 }
 
+impl CachedSource {
+    fn tensor(&self, name: &str) -> Result<&ManifestTensor, LoadError> {
+        let tensor = self.tensors.get(name);
+        tensor.ok_or_else(|| LoadError::MissingTensor(name.to_owned()))
+    }
+}
+
 impl TensorSource for CachedSource {
     fn specs(&self) -> &HashMap<String, TensorSpec> {
         &self.specs
     }
 
     fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, LoadError> {
-        let tensor = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| LoadError::MissingTensor(name.to_owned()))?;
+        let tensor = self.tensor(name)?;
         let bytes = self.cache.read(&tensor.hash, tensor.n_bytes);
-        bytes.map(Cow::Owned).map_err(|err| match err {
-            CacheError::Corrupt { hash, .. } => LoadError::Corrupt {
-                name: name.to_owned(),
-                hash,
-            },
-            err => LoadError::Read {
-                name: name.to_owned(),
-                why: err.to_string(),
-            },
-        })
+        bytes.map(Cow::Owned).map_err(|err| load_error(name, err))
+    }
+
+    fn share(&self, name: &str) -> Result<SharedBytes, LoadError> {
+        let tensor = self.tensor(name)?;
+        match self.cache.map(&tensor.hash, tensor.n_bytes) {
+            Ok(mapped) => Ok(Arc::new(mapped)),
+            Err(err) => Err(load_error(name, err)),
+        }
+    }
+}
+
+fn load_error(name: &str, err: CacheError) -> LoadError {
+    let name = name.to_owned();
+    match err {
+        CacheError::Corrupt { hash, .. } => LoadError::Corrupt { name, hash },
+        err => LoadError::Read {
+            name,
+            why: err.to_string(),
+        },
     }
 }
 

@@ -6,7 +6,7 @@ mod tiny;
 use potluck_gguf::{Gguf, ModelShape};
 use potluck_kernels::{Kernels, Pool};
 use potluck_proto::{KvCacheType, Run, Sampling, SeqId, Step};
-use potluck_worker::{FileSource, Stage, StageConfig, StageLimits};
+use potluck_worker::{FileSource, Stage, StageConfig, StageLimits, WeightStorage};
 use tiny::{ARCHITECTURES, N_LAYERS, TinyModel};
 
 /// Tokens before the steps that are counted: buffers have their size, and the page of the cache has room.
@@ -25,7 +25,7 @@ fn stage(file: &[u8], n_layers: u32, kv_cache: KvCacheType) -> Stage {
             memory_budget_bytes: None,
         },
         kv_cache,
-        reference: false,
+        weights: WeightStorage::Packed,
     };
     Stage::load(
         config,

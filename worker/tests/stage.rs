@@ -6,7 +6,9 @@ mod tiny;
 use potluck_gguf::{Gguf, ModelShape};
 use potluck_kernels::{Isa, Kernels, Pool};
 use potluck_proto::{KvCacheType, Run, Sampling, SeqId, Step};
-use potluck_worker::{Fault, FileSource, LoadError, Stage, StageConfig, StageLimits, StepOutput};
+use potluck_worker::{
+    Fault, FileSource, LoadError, Stage, StageConfig, StageLimits, StepOutput, WeightStorage,
+};
 use tiny::{ARCHITECTURES, D_MODEL, N_LAYERS, N_VOCAB, TinyModel};
 
 const LIMITS: StageLimits = StageLimits {
@@ -40,7 +42,7 @@ fn load_with(
         span,
         limits,
         kv_cache,
-        reference: false,
+        weights: WeightStorage::Packed,
     };
     let kernels = Kernels::new(isa).unwrap();
     Stage::load(
@@ -155,6 +157,47 @@ fn an_answer_does_not_depend_on_how_it_was_computed() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn weights_that_stay_where_they_are_give_the_same_answer_and_take_no_memory() {
+    for architecture in ARCHITECTURES {
+        let file = TinyModel::new(architecture).to_bytes();
+        let gguf = Gguf::parse(&file).unwrap();
+        let [packed, mapped] = [WeightStorage::Packed, WeightStorage::Mapped].map(|weights| {
+            let config = StageConfig {
+                shape: ModelShape::from_metadata(gguf.metadata()).unwrap(),
+                span: 0..N_LAYERS,
+                limits: LIMITS,
+                kv_cache: KvCacheType::F16,
+                weights,
+            };
+            let (source, mut reported) = (FileSource::new(&gguf), (0, 0));
+            let stage = Stage::load(
+                config,
+                &source,
+                Kernels::detect(),
+                Pool::new(2),
+                Default::default(),
+                &mut |done, total| reported = (done, total),
+            )
+            .unwrap();
+            assert_eq!(
+                reported.0, reported.1,
+                "{architecture}: progress ends at its end"
+            );
+            let weights_bytes = stage.memory().weights_bytes;
+            (
+                weights_bytes,
+                Ring(vec![stage]).answer(1, &prompt(70), 256, 12, 0.0),
+            )
+        });
+        assert_eq!(packed.1, mapped.1, "{architecture}");
+        assert!(
+            mapped.0 < packed.0 / 10,
+            "{architecture}: {mapped:?} {packed:?}"
+        );
     }
 }
 

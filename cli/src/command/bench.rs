@@ -13,7 +13,7 @@ use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
 use potluck_gguf::{Gguf, Mapped, ModelShape};
 use potluck_kernels::{Isa, Kernels, Limits, Pool};
-use potluck_worker::{FileSource, Stage, StageConfig, StageLimits};
+use potluck_worker::{FileSource, Stage, StageConfig, StageLimits, WeightStorage};
 use serde::Serialize;
 
 use self::limits::Work;
@@ -31,7 +31,7 @@ use crate::setup::{model, signal};
 pub struct Args {
     #[command(flatten)]
     model: ModelFlags,
-    /// Threads that compute [default: the number of cores]
+    /// Threads that compute [default: one for each physical core]
     #[arg(long, env = "POTLUCK_THREADS", value_name = "N")]
     threads: Option<usize>,
     /// Prompt lengths; 0 leaves prompts out
@@ -375,7 +375,7 @@ fn whole_model(
             memory_budget_bytes: None,
         },
         kv_cache: args.kv_cache.kv_cache_type,
-        reference: false,
+        weights: WeightStorage::Packed,
     };
     let source = FileSource::new(gguf);
     Ok(Stage::load(

@@ -11,7 +11,7 @@ use potluck_coordinator::text::{AddBos, ControlTokens, Special, Tokenizer};
 use potluck_gguf::{Gguf, Mapped, ModelShape};
 use potluck_kernels::{Isa, Kernels, Pool};
 use potluck_proto::{Run, Sampling, SeqId, Step};
-use potluck_worker::{FileSource, Stage, StageConfig, StageLimits};
+use potluck_worker::{FileSource, Stage, StageConfig, StageLimits, WeightStorage};
 use serde::{Deserialize, Serialize};
 
 use crate::flags::{KvCacheFlags, ModelFlags, switch};
@@ -43,7 +43,7 @@ pub struct Args {
     /// A file to compare with, of the form that this command prints
     #[arg(long, env = "POTLUCK_AGAINST", value_name = "FILE")]
     against: Option<PathBuf>,
-    /// Threads that compute [default: the number of cores]
+    /// Threads that compute [default: one for each physical core]
     #[arg(long, env = "POTLUCK_THREADS", value_name = "N")]
     threads: Option<usize>,
     /// Print JSON
@@ -165,7 +165,10 @@ fn whole_model(args: &Args, gguf: &Gguf<'_>, n_tokens: usize) -> anyhow::Result<
             memory_budget_bytes: None,
         },
         kv_cache: args.kv_cache.kv_cache_type,
-        reference: args.reference,
+        weights: match args.reference {
+            true => WeightStorage::Reference,
+            false => WeightStorage::Packed,
+        },
     };
     let pool = Pool::new(args.threads.unwrap_or_else(default_threads));
     let kernels = Kernels::new(Isa::from_env()?)?;

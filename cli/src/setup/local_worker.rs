@@ -13,7 +13,9 @@ use potluck_link::credential::Credential;
 use potluck_link::invite::Invite;
 use potluck_link::{Interfaces, Link};
 use potluck_proto::NodeId;
+use potluck_worker::WeightStorage;
 use potluck_worker::node::{Node, NodeConfig, NodeError};
+use sysinfo::System;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::task::JoinHandle;
@@ -21,8 +23,12 @@ use tokio::task::JoinHandle;
 use crate::flags::{MachineFlags, NetworkFlags};
 
 /// Threads that compute when the user does not say.
+///
+/// One for each physical core: the second thread of a core has no arithmetic of its own, and waits for the same memory. Never more
+/// than the system lets this process have.
 pub fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+    System::physical_core_count().map_or(allowed, |cores| allowed.min(cores.max(1)))
 }
 
 /// Where weights are kept.
@@ -60,6 +66,10 @@ pub fn node_config(
         cache_dir: weights_dir(machine)?,
         n_threads: machine.threads.unwrap_or_else(default_threads).max(1),
         memory_limit_bytes: machine.memory_limit.map(|mib| mib << 20),
+        weights: match machine.map_weights {
+            true => WeightStorage::Mapped,
+            false => WeightStorage::Packed,
+        },
         use_mdns: place.use_mdns,
     })
 }

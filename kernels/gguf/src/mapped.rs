@@ -52,6 +52,12 @@ impl Mapped {
     }
 }
 
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 #[allow(unsafe_code)]
 fn map_read_only(file: &File) -> std::io::Result<memmap2::Mmap> {
     // SAFETY: the mapping is private to us and read-only. That nobody else writes to the file or truncates it while it is

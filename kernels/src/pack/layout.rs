@@ -97,23 +97,39 @@ pub(super) fn interleave(
     tile: &mut [u8],
 ) {
     let block_bytes = ty.block_bytes();
-    for (row, row_bytes) in rows.chunks_exact(row_bytes).enumerate() {
-        let tile_blocks = tile.chunks_exact_mut(tile_rows * block_bytes);
-        for (block, tile_block) in row_bytes.chunks_exact(block_bytes).zip(tile_blocks) {
-            insert_block(ty, tile_rows, block, row, tile_block);
+    for (index, block) in tile.chunks_exact_mut(tile_rows * block_bytes).enumerate() {
+        let mut rest = block;
+        for section in sections(ty) {
+            let len = section.unit * section.count;
+            let (units, tail) = rest.split_at_mut(len * tile_rows);
+            rest = tail;
+            let from = index * block_bytes + section.from;
+            for (row, bytes) in rows.chunks_exact(row_bytes).enumerate() {
+                let bytes = &bytes[from..from + len];
+                match section.unit {
+                    1 => scatter::<1>(bytes, units, row, tile_rows),
+                    2 => scatter::<2>(bytes, units, row, tile_rows),
+                    _ => scatter::<4>(bytes, units, row, tile_rows),
+                }
+            }
+            if section.is_mask {
+                let masks = units.as_chunks_mut::<4>().0;
+                masks
+                    .iter_mut()
+                    .for_each(|mask| move_bits(mask, |g, b| (4 * g + b, 8 * b + g)));
+            }
         }
     }
 }
 
-/// Write one row's block into its places in a block of a tile.
-fn insert_block(ty: WeightType, tile_rows: usize, block: &[u8], row: usize, tile_block: &mut [u8]) {
-    for_each_unit(ty, tile_rows, row, |section, at, place| {
-        let unit = &mut tile_block[place..place + section.unit];
-        copy_unit(&block[at..at + section.unit], unit);
-        if section.is_mask {
-            move_bits(unit, |g, b| (4 * g + b, 8 * b + g));
-        }
-    });
+/// Put units of `N` bytes to every `stride`-th place from `first`.
+#[inline]
+fn scatter<const N: usize>(bytes: &[u8], places: &mut [u8], first: usize, stride: usize) {
+    let places = places.as_chunks_mut::<N>().0.iter_mut();
+    let units = bytes.as_chunks::<N>().0;
+    for (place, unit) in places.skip(first).step_by(stride).zip(units) {
+        *place = *unit;
+    }
 }
 
 /// Read one row's block back from a block of a tile.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use potluck_gguf::ModelShape;
-use potluck_kernels::{Kernels, PackedMatrix, Pool, QuantizedRows, Rows};
+use potluck_kernels::{Kernels, Pool, QuantizedRows, Rows, WeightMatrix};
 
 use crate::load::{LoadError, Loader};
 
@@ -11,7 +11,7 @@ use crate::load::{LoadError, Loader};
 pub(crate) struct Head {
     norm: Vec<f32>,
     /// `(n_vocab, d_model)`; the token embedding itself where the model ties them.
-    output: Arc<PackedMatrix>,
+    output: Arc<WeightMatrix>,
     eps: f32,
     softcap: Option<f32>,
     h: Vec<f32>,
@@ -23,7 +23,7 @@ impl Head {
     pub fn load(
         loader: &mut Loader<'_>,
         shape: &ModelShape,
-        embedding: Option<&Arc<PackedMatrix>>,
+        embedding: Option<&Arc<WeightMatrix>>,
     ) -> Result<Head, LoadError> {
         let (n_vocab, d_model) = (shape.n_vocab, shape.d_model);
         let output = match embedding {

@@ -8,10 +8,11 @@ use potluck_link::authority::unix_seconds;
 use sysinfo::System;
 
 use super::NodeConfig;
+use crate::load::WeightStorage;
 use crate::probe::Speed;
 
 /// Revision of the arithmetic: builds with the same number give the same bits. Raised when a kernel's definition changes.
-const ARITHMETIC: u32 = 1;
+const ARITHMETIC: u32 = 2;
 
 /// Memory left to the operating system and other programs: a tenth of the machine, within these bounds.
 const MIN_RESERVE_BYTES: u64 = 256 << 20;
@@ -25,6 +26,8 @@ pub(super) struct Machine {
     isa: Isa,
     n_threads: usize,
     memory_limit_bytes: Option<u64>,
+    /// How this worker holds weights.
+    pub weights: WeightStorage,
 }
 
 impl Machine {
@@ -36,6 +39,7 @@ impl Machine {
             isa,
             n_threads: config.n_threads,
             memory_limit_bytes: config.memory_limit_bytes,
+            weights: config.weights,
         }
     }
 
@@ -46,6 +50,12 @@ impl Machine {
             return self.memory_limit_bytes.unwrap_or(0);
         };
         let reserve = (total / 10).clamp(MIN_RESERVE_BYTES, MAX_RESERVE_BYTES);
+        if self.weights == WeightStorage::Mapped {
+            // What is mapped need not stay in memory, so the user's word counts, and all memory without it.
+            return self
+                .memory_limit_bytes
+                .unwrap_or_else(|| total.saturating_sub(reserve));
+        }
         let free = (available + in_use_bytes).saturating_sub(reserve);
         self.memory_limit_bytes
             .map_or(free, |limit| limit.min(free))

@@ -14,6 +14,7 @@ use super::forward;
 use super::service::{Plan, Shared, invalid};
 use crate::compute::{Command, LoadJob, Outlet, StepsTo};
 use crate::load::LoadError;
+use crate::load::WeightStorage;
 use crate::memory::{MemoryUse, StageLimits};
 use crate::stage::{Fault, RunFault, StageConfig};
 use crate::weights::{CachedSource, Damage, Report, fetch_missing};
@@ -52,7 +53,7 @@ impl Request {
             span: request.layer_from..request.layer_to,
             limits: stage_limits(&request)?,
             kv_cache: KvCacheType::from_wire(request.kv_cache_type).map_err(invalid)?,
-            reference: false,
+            weights: WeightStorage::Packed,
         };
         config
             .check_span()
@@ -176,6 +177,7 @@ async fn load(
     // The plan before ends here. Its weights go with the next load, or stay if that wants the same ones.
     shared.clear_plan();
     request.config.limits.memory_budget_bytes = Some(shared.memory_budget_bytes());
+    request.config.weights = shared.machine.weights;
     check_memory(shared, &request)?;
     // The budget has been checked; a plan with equal limits can share the loaded stage.
     request.config.limits.memory_budget_bytes = None;

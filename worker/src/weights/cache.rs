@@ -8,6 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use potluck_gguf::Mapped;
 use potluck_proto::ContentHash;
 
 use super::hash_path;
@@ -64,12 +65,20 @@ impl WeightCache {
             path: path.clone(),
             source,
         })?;
-        if bytes.len() as u64 != n_bytes || blake3::hash(&bytes).as_bytes() != &hash.0 {
-            // Whoever removes it first wins; that it is gone is all that matters.
-            let _ = fs::remove_file(&path);
-            return Err(CacheError::Corrupt { hash: *hash, path });
-        }
+        verify(&bytes, hash, n_bytes, &path)?;
         Ok(bytes)
+    }
+
+    /// The verified bytes of a tensor, left in the file. Nothing writes to a tensor that has its name, and one that is removed stays
+    /// as long as it is mapped.
+    pub fn map(&self, hash: &ContentHash, n_bytes: u64) -> Result<Mapped, CacheError> {
+        let path = self.path(hash);
+        let mapped = Mapped::open(&path).map_err(|err| CacheError::Io {
+            path: path.clone(),
+            source: io::Error::other(err),
+        })?;
+        verify(mapped.bytes(), hash, n_bytes, &path)?;
+        Ok(mapped)
     }
 
     /// Whether a tensor of any length is there.
@@ -138,6 +147,19 @@ impl WeightCache {
     fn path(&self, hash: &ContentHash) -> PathBuf {
         hash_path(&self.root, hash)
     }
+}
+
+/// Removes a tensor whose bytes are not those of its name.
+fn verify(bytes: &[u8], hash: &ContentHash, n_bytes: u64, path: &Path) -> Result<(), CacheError> {
+    if bytes.len() as u64 == n_bytes && blake3::hash(bytes).as_bytes() == &hash.0 {
+        return Ok(());
+    }
+    // Whoever removes it first wins; that it is gone is all that matters.
+    let _ = fs::remove_file(path);
+    Err(CacheError::Corrupt {
+        hash: *hash,
+        path: path.to_owned(),
+    })
 }
 
 /// A tensor that is open for reading. One reader at a time: they share a position in the file.
