@@ -115,6 +115,8 @@ impl QuantizedRows {
         (self.n_rows, self.k) = (n_rows, k);
         let n_blocks = n_rows * (k / ACT_BLOCK);
         if self.blocks.len() < n_blocks {
+            // Exactly, because budgets count on `n_bytes`.
+            self.blocks.reserve_exact(n_blocks - self.blocks.len());
             self.blocks.resize(n_blocks, ActBlock::ZERO);
         }
         &mut self.blocks[..n_blocks]

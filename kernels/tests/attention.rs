@@ -163,19 +163,17 @@ impl Sequence {
         let mut out = Vec::new();
         for (row, q) in self.q.chunks(dim).enumerate() {
             let (pos, head) = (row / self.spec.n_heads, row % self.spec.n_heads);
-            let of = |data: &[f32], i: usize| -> Vec<f64> {
-                let at = (i * self.spec.n_kv_heads + head / group) * dim;
-                data[at..at + dim].iter().map(|x| f64::from(*x)).collect()
-            };
+            let at = |i: usize, d: usize| (i * self.spec.n_kv_heads + head / group) * dim + d;
             let first = self
                 .spec
                 .window
                 .map_or(0, |window| (pos + 1).saturating_sub(window));
             let score = |i: usize| {
-                let dot: f64 = of(&self.k, i)
+                let k = &self.k[at(i, 0)..][..dim];
+                let dot: f64 = k
                     .iter()
                     .zip(q)
-                    .map(|(k, q)| k * f64::from(*q))
+                    .map(|(k, q)| f64::from(*k) * f64::from(*q))
                     .sum();
                 let score = dot * f64::from(self.spec.scale);
                 self.spec.softcap.map_or(score, |cap| {
@@ -187,7 +185,7 @@ impl Sequence {
             out.extend((0..dim).map(|d| {
                 (first..=pos)
                     .zip(&weights)
-                    .map(|(i, w)| w * of(&self.v, i)[d])
+                    .map(|(i, w)| w * f64::from(self.v[at(i, d)]))
                     .sum::<f64>()
                     / sum
             }));

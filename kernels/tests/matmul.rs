@@ -47,6 +47,24 @@ impl Case {
         product(kernels, pool, &self.pack(kernels), &self.x, self.n_tokens)
     }
 
+    /// With three elements between the outputs of one token and the next, and none after the last.
+    fn run_with_gaps(&self, kernels: Kernels, pool: &Pool) -> Vec<f32> {
+        let w = self.pack(kernels);
+        let mut q = QuantizedRows::new();
+        if self.ty.is_quantized() {
+            kernels.quantize_rows(pool, &self.x, self.n_tokens, self.n_cols, &mut q);
+        }
+        let out_stride = self.n_rows + 3;
+        let mut out = vec![7.0; self.n_tokens * out_stride - 3];
+        let products = [Product::new(&w, &mut out, out_stride)];
+        let x = Rows {
+            f32: &self.x,
+            q: &q,
+        };
+        kernels.matmul_many(pool, x, self.n_tokens, &products);
+        out
+    }
+
     fn pack(&self, kernels: Kernels) -> WeightMatrix {
         pack(kernels, self.ty, self.n_rows, self.n_cols, &self.bytes)
     }
@@ -175,6 +193,30 @@ fn every_tier_gives_the_same_bits() {
             for kernels in vector_kernels() {
                 let what = format!("{} {n_rows} x {n_blocks} x {n_tokens}", ty.name());
                 assert_same_bits(&case.run(kernels, &pool), &expected, &what);
+            }
+        }
+    }
+}
+
+/// Every number of columns up to more than a group, rows that end within a tile, floats of odd length; and no buffer is longer than
+/// it has to be, so a kernel that reads or writes beyond one meets the fence.
+#[test]
+fn ragged_shapes_end_where_their_buffers_do() {
+    let mut rng = Rng::new(10);
+    let pool = Pool::new(1);
+    for ty in WeightType::ALL {
+        for n_tokens in 1..=17 {
+            let n_cols = match ty.is_quantized() {
+                true => (1 + n_tokens % 3) * unit(ty),
+                false => 2 * n_tokens + 1,
+            };
+            for n_rows in [n_tokens, 33 - n_tokens, 128 + n_tokens] {
+                let case = Case::new(&mut rng, ty, n_rows, n_cols, n_tokens, Codes::Random);
+                let expected = case.run_with_gaps(scalar_kernels(), &pool);
+                for kernels in vector_kernels() {
+                    let what = format!("{} {n_rows} x {n_cols} x {n_tokens}", ty.name());
+                    assert_same_bits(&case.run_with_gaps(kernels, &pool), &expected, &what);
+                }
             }
         }
     }

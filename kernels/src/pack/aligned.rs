@@ -1,6 +1,6 @@
 //! Where packed weights live: bytes that begin on a cache line, in large chunks of memory that the system is asked to back with
 //! huge pages. Streaming weights through pages of 4 KiB costs an address translation every 4 KiB: on a virtual machine with Zen 4 one
-//! core read 18 GB/s that way and 28 with huge pages.
+//! core read 18 GB/s that way and 28 with huge pages. Small matrices are ordinary allocations.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -15,6 +15,11 @@ const HUGE_PAGE: usize = 2 << 20;
 
 /// Address space of a chunk. Pages of it that nobody has written to take no memory.
 const CHUNK: usize = 256 << 20;
+
+/// Fewer bytes than this are an allocation of their own. They stay in a CPU's cache, so a chunk would not make them faster, and one
+/// small matrix should not keep a whole chunk. It also lets the tests' allocator put a fence directly behind a matrix, which is why
+/// they are not aligned: no kernel needs it, and padding would hide a read of too much.
+const SMALL: usize = 64 << 10;
 
 /// Memory that several matrices share, returned to the system when the last of them is dropped.
 #[derive(Debug)]
@@ -35,17 +40,24 @@ static FILLING: Mutex<Filling> = Mutex::new(Filling {
 
 /// A fixed number of bytes, zero at first.
 #[derive(Debug)]
-pub(crate) struct AlignedBytes {
-    /// Keeps the memory; none for no bytes.
-    _chunk: Option<Arc<Chunk>>,
+pub(crate) enum AlignedBytes {
+    Small(Box<[u8]>),
+    Large(Part),
+}
+
+/// Some bytes of a chunk.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Keeps the memory.
+    _chunk: Arc<Chunk>,
     start: *mut u8,
     len: usize,
 }
 
 // SAFETY: the bytes belong to this value alone, as a `Vec`'s would; the chunk is only kept alive.
-unsafe impl Send for AlignedBytes {}
+unsafe impl Send for Part {}
 // SAFETY: as above: shared references only read.
-unsafe impl Sync for AlignedBytes {}
+unsafe impl Sync for Part {}
 
 impl AlignedBytes {
     /// The most that can be asked for, less the room for alignment.
@@ -54,13 +66,29 @@ impl AlignedBytes {
     /// # Panics
     /// If the system has no address space left, as an allocation would.
     pub(crate) fn zeroed(len: usize) -> AlignedBytes {
-        if len == 0 {
-            return AlignedBytes {
-                _chunk: None,
-                start: std::ptr::NonNull::dangling().as_ptr(),
-                len,
-            };
+        match len < SMALL {
+            true => AlignedBytes::Small(vec![0; len].into()),
+            false => AlignedBytes::Large(Part::zeroed(len)),
         }
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            AlignedBytes::Small(bytes) => bytes,
+            AlignedBytes::Large(part) => part.as_slice(),
+        }
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        match self {
+            AlignedBytes::Small(bytes) => bytes,
+            AlignedBytes::Large(part) => part.as_mut_slice(),
+        }
+    }
+}
+
+impl Part {
+    fn zeroed(len: usize) -> Part {
         let mut filling = FILLING.lock().unwrap_or_else(PoisonError::into_inner);
         let open = filling.chunk.upgrade();
         let open = open.filter(|chunk| len <= chunk.map.len().saturating_sub(filling.used));
@@ -73,19 +101,19 @@ impl AlignedBytes {
         // SAFETY: `used .. used + len` lies within the chunk, and no other value has been or will be given any of it.
         let start = unsafe { chunk.map.as_ptr().cast_mut().add(filling.used) };
         filling.used = (filling.used + len).next_multiple_of(ALIGNMENT);
-        AlignedBytes {
-            _chunk: Some(chunk),
+        Part {
+            _chunk: chunk,
             start,
             len,
         }
     }
 
-    pub(crate) fn as_slice(&self) -> &[u8] {
+    fn as_slice(&self) -> &[u8] {
         // SAFETY: `start` and `len` are this value's part of the chunk, which it keeps alive; writing needs `&mut self`.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+    fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as above, and nobody else has a reference to this part.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
@@ -106,7 +134,7 @@ impl Chunk {
 impl Clone for AlignedBytes {
     /// Not derived: a copy has bytes of its own.
     fn clone(&self) -> AlignedBytes {
-        let mut copy = AlignedBytes::zeroed(self.len);
+        let mut copy = AlignedBytes::zeroed(self.as_slice().len());
         copy.as_mut_slice().copy_from_slice(self.as_slice());
         copy
     }
@@ -118,27 +146,29 @@ mod tests {
 
     #[test]
     fn parts_are_aligned_and_apart() {
-        let mut bytes: Vec<AlignedBytes> = [1000, 1, 0, 4096, 70]
-            .into_iter()
-            .map(AlignedBytes::zeroed)
-            .collect();
-        for (index, bytes) in bytes.iter_mut().enumerate() {
+        let lens = [SMALL + 1000, SMALL, 1, 0, SMALL - 1, SMALL + 4096, 70];
+        let mut all: Vec<AlignedBytes> = lens.into_iter().map(AlignedBytes::zeroed).collect();
+        for (index, bytes) in all.iter_mut().enumerate() {
             assert!(bytes.as_slice().iter().all(|byte| *byte == 0));
-            bytes.as_mut_slice().fill(index as u8 + 1);
+            bytes.as_mut_slice().fill(index as u8);
         }
-        bytes.push(bytes[3].clone());
-        for (index, part) in bytes.iter().enumerate() {
-            let value = [1, 2, 3, 4, 5, 4][index];
-            assert!(part.as_slice().iter().all(|byte| *byte == value));
-            assert!(part.len == 0 || (part.start as usize).is_multiple_of(ALIGNMENT));
+        let copy = all[5].clone();
+        for (index, bytes) in (0..).zip(&all).chain([(5, &copy)]) {
+            assert_eq!(bytes.as_slice(), vec![index as u8; lens[index]]);
+            match bytes {
+                AlignedBytes::Small(_) => assert!(lens[index] < SMALL),
+                AlignedBytes::Large(part) => {
+                    assert!((part.start as usize).is_multiple_of(ALIGNMENT));
+                }
+            }
         }
     }
 
     #[test]
     fn a_large_matrix_has_a_chunk_of_its_own() {
-        let large = AlignedBytes::zeroed(CHUNK + 1);
+        let large = Part::zeroed(CHUNK + 1);
         assert_eq!(large.as_slice()[CHUNK], 0);
-        let chunk = Arc::downgrade(large._chunk.as_ref().unwrap());
+        let chunk = Arc::downgrade(&large._chunk);
         drop(large);
         assert!(chunk.upgrade().is_none(), "given back");
     }

@@ -1,5 +1,10 @@
-//! What the tests share: a seeded generator, weights of every type, and comparisons of bits.
+//! What the tests share: an allocator with a fence behind every buffer, a seeded generator, weights of every type, and comparisons
+//! of bits.
 #![allow(dead_code)] // each test file uses its part
+
+// `--cfg no_fence` leaves allocations to the system, for tools that watch them themselves.
+#[cfg(all(unix, not(no_fence)))]
+mod fence;
 
 use half::{bf16, f16};
 use potluck_kernels::{Isa, Kernels, WeightType};
