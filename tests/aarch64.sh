@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Build the kernels for 64-bit ARM and run all their tests in an emulator: as a CPU without dot products of bytes, so that plain
-# NEON is what is found, and as one with everything.
+# Build the kernels for 64-bit ARM and run all their tests in an emulator: as CPUs whose best tier is plain NEON, the one with dot
+# products of bytes, and the one with products of matrices.
 #
 # CARGO, RUSTC, LINKER and QEMU name the tools where those on the PATH will not do. Arguments go to `cargo test`.
 set -euo pipefail
@@ -27,8 +27,10 @@ command -v "$qemu" > /dev/null ||
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$linker
 # Static, because an emulated loader may find libraries of another version than its own, and then threads hang.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
-for cpu in cortex-a72 max; do
-    echo "as a $cpu:"
+for best in cortex-a72:neon cortex-a76:dotprod max:i8mm; do
+    cpu=${best%:*}
+    export POTLUCK_ISA=${best#*:} # a test fails if the CPU has no such tier
+    echo "as a $cpu, $POTLUCK_ISA:"
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$qemu -cpu $cpu" \
         "$cargo" test --release -p potluck-kernels --tests --target "$target" "$@"
 done

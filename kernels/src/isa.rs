@@ -32,6 +32,8 @@ pub enum Isa {
     Neon,
     /// The same with dot products of bytes: Raspberry Pi 5, Apple's M1, Graviton 2, and later.
     Dotprod,
+    /// The same with products of matrices of bytes: Apple's M2, Graviton 3, Snapdragon X, and later.
+    I8mm,
     /// x86-64 with AVX2, FMA and F16C: nearly every PC since 2013.
     Avx2,
     /// The same with the byte products of AVX-VNNI: Intel's PCs since Alder Lake, AMD's since Zen 5.
@@ -54,10 +56,11 @@ pub enum IsaError {
 
 impl Isa {
     /// From the plainest to the best of each architecture.
-    pub const ALL: [Isa; 6] = [
+    pub const ALL: [Isa; 7] = [
         Isa::Scalar,
         Isa::Neon,
         Isa::Dotprod,
+        Isa::I8mm,
         Isa::Avx2,
         Isa::AvxVnni,
         Isa::Avx512,
@@ -101,6 +104,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Neon => "neon",
             Isa::Dotprod => "dotprod",
+            Isa::I8mm => "i8mm",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512 => "avx512",
@@ -116,7 +120,7 @@ impl Isa {
         };
         match self {
             Isa::Scalar => true,
-            Isa::Neon | Isa::Dotprod => false,
+            Isa::Neon | Isa::Dotprod | Isa::I8mm => false,
             Isa::Avx2 => avx2(),
             Isa::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
             Isa::Avx512 => {
@@ -133,10 +137,12 @@ impl Isa {
     #[cfg(target_arch = "aarch64")]
     pub fn is_available(self) -> bool {
         let neon = || is_aarch64_feature_detected!("neon");
+        let dotprod = || neon() && is_aarch64_feature_detected!("dotprod");
         match self {
             Isa::Scalar => true,
             Isa::Neon => neon(),
-            Isa::Dotprod => neon() && is_aarch64_feature_detected!("dotprod"),
+            Isa::Dotprod => dotprod(),
+            Isa::I8mm => dotprod() && is_aarch64_feature_detected!("i8mm"),
             Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => false,
         }
     }
@@ -149,7 +155,7 @@ impl Isa {
     /// Rows of a tile of packed weights: the f32 lanes of a vector.
     pub fn tile_rows(self) -> usize {
         match self {
-            Isa::Scalar | Isa::Neon | Isa::Dotprod | Isa::Avx2 | Isa::AvxVnni => 8,
+            Isa::Scalar | Isa::Neon | Isa::Dotprod | Isa::I8mm | Isa::Avx2 | Isa::AvxVnni => 8,
             Isa::Avx512 => 16,
         }
     }
@@ -158,6 +164,14 @@ impl Isa {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// So that whoever sets the variable for a run of the tests knows that they test that tier.
+    #[test]
+    fn the_tier_of_the_environment_is_there() {
+        if let Err(error) = Isa::from_env() {
+            panic!("{error}");
+        }
+    }
 
     #[test]
     fn names_are_found_again() {

@@ -14,7 +14,7 @@ use crate::isa::{Isa, IsaError, scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{avx2::Avx2, avx2::AvxVnni, avx512::Avx512, lanes};
 #[cfg(target_arch = "aarch64")]
-use crate::isa::{lanes, neon::Dotprod, neon::Neon};
+use crate::isa::{lanes, neon::Dotprod, neon::I8mm, neon::Neon};
 use crate::matmul::{self, Panel, Product};
 use crate::pack::{ShapeError, SharedBytes, WeightMatrix};
 use crate::pool::Pool;
@@ -51,6 +51,9 @@ macro_rules! dispatch {
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             Isa::Dotprod => unsafe { lanes::$file::$kernel::<Dotprod>($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => unsafe { lanes::$file::$kernel::<I8mm>($($argument),*) },
             _ => scalar::$file::$kernel($($argument),*),
         }
     };

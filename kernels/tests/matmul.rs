@@ -238,11 +238,11 @@ fn extreme_codes_do_not_saturate() {
     ];
     for ty in WeightType::ALL {
         for codes in patterns {
-            let mut case = Case::new(&mut rng, ty, 9, 2 * unit(ty), 4, codes);
+            let mut case = Case::new(&mut rng, ty, 9, 2 * unit(ty), 12, codes);
             let n_cols = case.n_cols;
             for (col, x) in case.x.chunks_mut(n_cols).enumerate() {
                 x.iter_mut().enumerate().for_each(|(i, x)| {
-                    *x = [1.0, -1.0, [1.0, -1.0][i % 2], [1.0, -1.0][i / 2 % 2]][col];
+                    *x = [1.0, -1.0, [1.0, -1.0][i % 2], [1.0, -1.0][i / 2 % 2]][col % 4];
                 });
             }
             let expected = case.run(scalar_kernels(), &pool);

@@ -1,4 +1,5 @@
-//! NEON, and the same with its dot products of bytes: eight lanes as pairs of vectors of four, so 32 registers are 16 pairs.
+//! NEON, the same with its dot products of bytes, and with its products of matrices of bytes: eight lanes as pairs of vectors of
+//! four, so 32 registers are 16 pairs.
 //!
 //! Every unsafe block here is one or a few instructions, and safe because the caller of `Simd` promises that the CPU has them and that
 //! pointers are good. It is said once, here.
@@ -16,6 +17,10 @@ pub(crate) struct Neon;
 /// Exists to name the instructions: NEON with dot products.
 #[derive(Clone, Copy)]
 pub(crate) struct Dotprod;
+
+/// Exists to name the instructions: NEON with dot products and products of matrices.
+#[derive(Clone, Copy)]
+pub(crate) struct I8mm;
 
 /// An intrinsic applied to both vectors of each pair.
 macro_rules! both {
@@ -354,21 +359,82 @@ unsafe fn broadcast(acts: *const i8) -> int8x16_t {
     unsafe { vreinterpretq_s8_s32(vdupq_n_s32(acts.cast::<i32>().read_unaligned())) }
 }
 
+/// Half a window of one column, which the dot products of bytes do.
+macro_rules! dot_half_by_sdot {
+    () => {
+        #[inline(always)]
+        unsafe fn dot_half<const BITS: u32>(
+            dot: [int32x4_t; 2],
+            codes: &[[int32x4_t; 2]; 4],
+            acts: *const i8,
+        ) -> [int32x4_t; 2] {
+            unsafe {
+                let acts = vld1q_s8(acts);
+                let dot = add_products::<0>(dot, codes[0], acts);
+                let dot = add_products::<1>(dot, codes[1], acts);
+                let dot = add_products::<2>(dot, codes[2], acts);
+                add_products::<3>(dot, codes[3], acts)
+            }
+        }
+    };
+}
+
 impl Simd for Dotprod {
     pairs_of_four!(Dotprod, "neon,dotprod");
 
+    dot_half_by_sdot!();
+}
+
+impl Simd for I8mm {
+    pairs_of_four!(I8mm, "neon,dotprod,i8mm");
+
+    /// Codes are interleaved before and sums put in order after they are multiplied, which takes what the multiplications save until
+    /// there are eight columns: for Q4_K the compiled loop has 9 % more vector instructions than with dot products for two columns, as
+    /// many for four, and for eight 21 % fewer than twice four. Counted, not measured: no such CPU was at hand.
+    const PAIRS_FROM: usize = 8;
+
+    dot_half_by_sdot!();
+
+    /// Rows two by two, eight codes of each: of `k` 0 to 7 in the first two, of 8 to 15 in the last two.
     #[inline(always)]
-    unsafe fn dot_half<const BITS: u32>(
-        dot: [int32x4_t; 2],
-        codes: &[[int32x4_t; 2]; 4],
-        acts: *const i8,
-    ) -> [int32x4_t; 2] {
+    unsafe fn pair_codes(codes: [[int32x4_t; 2]; 4]) -> [[int32x4_t; 2]; 4] {
+        let [a, b, c, d] = codes;
         unsafe {
-            let acts = vld1q_s8(acts);
-            let dot = add_products::<0>(dot, codes[0], acts);
-            let dot = add_products::<1>(dot, codes[1], acts);
-            let dot = add_products::<2>(dot, codes[2], acts);
-            add_products::<3>(dot, codes[3], acts)
+            [
+                [vzip1q_s32(a[0], b[0]), vzip2q_s32(a[0], b[0])],
+                [vzip1q_s32(a[1], b[1]), vzip2q_s32(a[1], b[1])],
+                [vzip1q_s32(c[0], d[0]), vzip2q_s32(c[0], d[0])],
+                [vzip1q_s32(c[1], d[1]), vzip2q_s32(c[1], d[1])],
+            ]
+        }
+    }
+    /// Each vector holds two rows, both columns of each. Before the first product all rows are alike.
+    #[inline(always)]
+    unsafe fn pair(dots: [[int32x4_t; 2]; 2]) -> [[int32x4_t; 2]; 2] {
+        unsafe { [[vzip1q_s32(dots[0][0], dots[1][0]); 2]; 2] }
+    }
+    #[inline(always)]
+    unsafe fn dot_half_pair<const BITS: u32>(
+        dots: [[int32x4_t; 2]; 2],
+        codes: &[[int32x4_t; 2]; 4],
+        acts: [*const i8; 2],
+    ) -> [[int32x4_t; 2]; 2] {
+        unsafe {
+            let acts = [vld1q_s64(acts[0].cast()), vld1q_s64(acts[1].cast())];
+            let low = vzip1q_s64(acts[0], acts[1]);
+            let high = vzip2q_s64(acts[0], acts[1]);
+            let dots = add_matrices(dots, [codes[0], codes[1]], low);
+            add_matrices(dots, [codes[2], codes[3]], high)
+        }
+    }
+    #[inline(always)]
+    unsafe fn unpair(dots: [[int32x4_t; 2]; 2]) -> [[int32x4_t; 2]; 2] {
+        let [a, b] = dots;
+        unsafe {
+            [
+                [vuzp1q_s32(a[0], a[1]), vuzp1q_s32(b[0], b[1])],
+                [vuzp2q_s32(a[0], a[1]), vuzp2q_s32(b[0], b[1])],
+            ]
         }
     }
 }
@@ -384,6 +450,27 @@ unsafe fn add_products<const GROUP: usize>(
         [
             sdot::<GROUP>(dot[0], codes[0], acts),
             sdot::<GROUP>(dot[1], codes[1], acts),
+        ]
+    }
+}
+
+/// Eight codes of every row with those of two columns.
+#[inline(always)]
+unsafe fn add_matrices(
+    dots: [[int32x4_t; 2]; 2],
+    codes: [[int32x4_t; 2]; 2],
+    acts: int64x2_t,
+) -> [[int32x4_t; 2]; 2] {
+    unsafe {
+        [
+            [
+                smmla(dots[0][0], codes[0][0], acts),
+                smmla(dots[0][1], codes[0][1], acts),
+            ],
+            [
+                smmla(dots[1][0], codes[1][0], acts),
+                smmla(dots[1][1], codes[1][1], acts),
+            ],
         ]
     }
 }
@@ -404,4 +491,21 @@ fn sdot<const GROUP: usize>(dot: int32x4_t, codes: int32x4_t, acts: int8x16_t) -
         );
     }
     dot
+}
+
+/// Eight codes of two rows with those of two columns: the sums are row by row. By its own name, as the intrinsic is not stable.
+#[inline]
+#[target_feature(enable = "neon,i8mm")]
+fn smmla(dots: int32x4_t, codes: int32x4_t, acts: int64x2_t) -> int32x4_t {
+    let mut dots = dots;
+    unsafe {
+        asm!(
+            "smmla {dots:v}.4s, {codes:v}.16b, {acts:v}.16b",
+            dots = inout(vreg) dots,
+            codes = in(vreg) codes,
+            acts = in(vreg) acts,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    dots
 }

@@ -28,6 +28,8 @@ pub(crate) trait Simd: Copy + 'static {
     const LANES: usize;
     /// There are 32 vector registers, not 16.
     const MANY_REGISTERS: bool;
+    /// From how many columns on they are multiplied two at a time, where one instruction multiplies matrices of bytes.
+    const PAIRS_FROM: usize = usize::MAX;
     /// `LANES` i32, or four times as many bytes.
     type I: Copy;
     /// `LANES` f32.
@@ -120,4 +122,36 @@ pub(crate) trait Simd: Copy + 'static {
     ) -> Self::Dot;
     /// The integer as f32, `zero` times the sum of activations taken off.
     unsafe fn dot_finish<const BITS: u32>(dot: Self::Dot, zero: i32, minus: *const i32) -> Self::F;
+
+    // The same for two columns at a time: between `pair` and `unpair` their dot products may lie in any order.
+    /// Prepared codes as `dot_half_pair` takes them.
+    #[inline(always)]
+    unsafe fn pair_codes(codes: [Self::I; 4]) -> [Self::I; 4] {
+        codes
+    }
+    /// Dot products of nothing as `dot_half_pair` takes them.
+    #[inline(always)]
+    unsafe fn pair(dots: [Self::Dot; 2]) -> [Self::Dot; 2] {
+        dots
+    }
+    /// `dot_half` of both columns.
+    #[inline(always)]
+    unsafe fn dot_half_pair<const BITS: u32>(
+        dots: [Self::Dot; 2],
+        codes: &[Self::I; 4],
+        acts: [*const i8; 2],
+    ) -> [Self::Dot; 2] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            [
+                Self::dot_half::<BITS>(dots[0], codes, acts[0]),
+                Self::dot_half::<BITS>(dots[1], codes, acts[1]),
+            ]
+        }
+    }
+    /// Each column's dot product as `dot_finish` takes it.
+    #[inline(always)]
+    unsafe fn unpair(dots: [Self::Dot; 2]) -> [Self::Dot; 2] {
+        dots
+    }
 }

@@ -8,6 +8,7 @@
 
 mod float;
 mod nibbles;
+mod pairs;
 mod super_blocks;
 
 use std::marker::PhantomData;
@@ -76,11 +77,17 @@ trait Codes {
 
     /// Half a window's dot products, codes prepared.
     unsafe fn dot_half<S: Simd>(dot: S::Dot, codes: &[S::I; 4], acts: *const i8) -> S::Dot;
+    /// The same of two columns.
+    unsafe fn dot_half_pair<S: Simd>(
+        dots: [S::Dot; 2],
+        codes: &[S::I; 4],
+        acts: [*const i8; 2],
+    ) -> [S::Dot; 2];
     unsafe fn prepare<S: Simd>(codes: [S::I; 4]) -> [S::I; 4];
     unsafe fn finish<S: Simd>(dot: S::Dot, zero: i32, minus: *const i32) -> S::F;
 }
 
-/// The last three methods of [`Codes`], which are the same for every type but need its number of bits as a constant.
+/// The last four methods of [`Codes`], which are the same for every type but need its number of bits as a constant.
 macro_rules! dots_of_bits {
     ($bits:expr) => {
         const BITS: u32 = $bits;
@@ -89,6 +96,16 @@ macro_rules! dots_of_bits {
         unsafe fn dot_half<S: Simd>(dot: S::Dot, codes: &[S::I; 4], acts: *const i8) -> S::Dot {
             // SAFETY: as for the trait.
             unsafe { S::dot_half::<{ $bits }>(dot, codes, acts) }
+        }
+
+        #[inline(always)]
+        unsafe fn dot_half_pair<S: Simd>(
+            dots: [S::Dot; 2],
+            codes: &[S::I; 4],
+            acts: [*const i8; 2],
+        ) -> [S::Dot; 2] {
+            // SAFETY: as for the trait.
+            unsafe { S::dot_half_pair::<{ $bits }>(dots, codes, acts) }
         }
 
         #[inline(always)]
@@ -114,6 +131,11 @@ fn zero_point<S: Simd, T: Codes + ?Sized, const HALF: usize>() -> i32 {
         BOTH_HALVES => S::zero_point(T::BITS, T::ZERO),
         _ => S::zero_point(T::BITS, T::ZERO) / HALF_ZERO,
     }
+}
+
+/// `N` columns are multiplied two at a time.
+const fn paired<S: Simd, const N: usize>() -> bool {
+    N.is_multiple_of(2) && N >= S::PAIRS_FROM
 }
 
 /// All outputs of a panel.
@@ -190,7 +212,7 @@ unsafe fn columns<S: Simd, T: Codes>(left: usize, job: Tile<'_>) -> usize {
     unsafe {
         match left {
             16.. if S::MANY_REGISTERS => job.run::<S, T, 16>(),
-            8.. if S::MANY_REGISTERS => job.run::<S, T, 8>(),
+            8.. if S::MANY_REGISTERS || paired::<S, 8>() => job.run::<S, T, 8>(),
             4.. => job.run::<S, T, 4>(),
             3 => job.run::<S, T, 3>(),
             2 => job.run::<S, T, 2>(),
@@ -305,6 +327,8 @@ unsafe fn add_window<S: Simd, T: Codes, const N: usize, const WINDOW: usize>(
         if T::HAS_SUB {
             add_half::<S, T, N, WINDOW, LOW_HALF>(block, d, acts, acc);
             add_half::<S, T, N, WINDOW, HIGH_HALF>(block, d, acts, acc);
+        } else if const { paired::<S, N>() } {
+            pairs::add_whole::<S, T, N, WINDOW>(block, d, acts, acc);
         } else if S::MANY_REGISTERS {
             let low = T::prepare::<S>(T::codes::<S, WINDOW, LOW_HALF>(block));
             let high = T::prepare::<S>(T::codes::<S, WINDOW, HIGH_HALF>(block));
@@ -349,6 +373,9 @@ unsafe fn add_half<S: Simd, T: Codes, const N: usize, const WINDOW: usize, const
     // SAFETY: as the caller promises.
     unsafe {
         let d = S::mul(d, T::sub::<S, WINDOW, HALF>(block));
+        if const { paired::<S, N>() } {
+            return pairs::add_half::<S, T, N, WINDOW, HALF>(block, d, acts, acc);
+        }
         let codes = T::prepare::<S>(T::codes::<S, WINDOW, HALF>(block));
         for_each_column!(N, |c| {
             let act = acts.add(c);

@@ -50,8 +50,8 @@ pub(crate) unsafe fn multiply<S: Simd>(n_rounds: usize, n_products: &mut usize) 
             // SAFETY: as the caller promises.
             *n_products += unsafe {
                 match S::MANY_REGISTERS {
-                    true => multiply_sums::<S, 16>(n_rounds),
-                    false => multiply_sums::<S, 8>(n_rounds),
+                    true => multiply_pairs::<S, 8>(n_rounds),
+                    false => multiply_pairs::<S, 4>(n_rounds),
                 }
             };
         }
@@ -60,28 +60,32 @@ pub(crate) unsafe fn multiply<S: Simd>(n_rounds: usize, n_products: &mut usize) 
     unsafe { S::vectorize(Multiply(n_rounds, n_products)) }
 }
 
-/// `n_rounds` of half a window's products for each of `N` sums; returns how many products of bytes that were.
+/// `n_rounds` of half a window's products for each of `N` pairs of sums; returns how many products of bytes that were.
 #[inline(always)]
-unsafe fn multiply_sums<S: Simd, const N: usize>(n_rounds: usize) -> usize {
+unsafe fn multiply_pairs<S: Simd, const N: usize>(n_rounds: usize) -> usize {
     // Opaque to the compiler, or it would do the work beforehand; different for each sum, or it would do it once.
-    let acts: [[i8; 16]; N] = black_box(from_fn(|i| from_fn(|j| (i + j) as i8)));
+    let acts: [[[i8; 16]; 2]; N] =
+        black_box(from_fn(|i| from_fn(|j| from_fn(|k| (2 * i + j + k) as i8))));
     let minus = black_box(1);
     // SAFETY: as the caller promises; 16 activations for each of the sums.
     unsafe {
-        let codes = [S::splat_byte(3); 4];
-        let mut dots = [S::dot_start(0, &minus); N];
+        let codes = S::pair_codes([S::splat_byte(3); 4]);
+        let mut pairs = [S::pair([S::dot_start(0, &minus); 2]); N];
         for _ in 0..n_rounds {
             // Or products that are the same in every round would be taken from the first.
             let codes = *black_box(&codes);
-            for (dot, acts) in dots.iter_mut().zip(&acts) {
-                *dot = S::dot_half::<4>(*dot, &codes, acts.as_ptr());
+            for (dots, acts) in pairs.iter_mut().zip(&acts) {
+                let acts = [acts[0].as_ptr(), acts[1].as_ptr()];
+                *dots = S::dot_half_pair::<4>(*dots, &codes, acts);
             }
         }
         let mut total = S::splat(0.0);
-        for dot in dots {
-            total = S::add(total, S::dot_finish::<4>(dot, 0, &minus));
+        for dots in pairs {
+            let [a, b] = S::unpair(dots);
+            total = S::add(total, S::dot_finish::<4>(a, 0, &minus));
+            total = S::add(total, S::dot_finish::<4>(b, 0, &minus));
         }
         black_box(S::reduce_max_i32(S::bits(total)));
     }
-    n_rounds * N * 16 * S::LANES
+    n_rounds * N * 2 * 16 * S::LANES
 }
