@@ -16,7 +16,7 @@ use potluck_proto::Sampling;
 use tokio::sync::Semaphore;
 
 use crate::engine::{EngineHandle, GenerateRequest};
-use crate::text::{ChatTemplate, Message, StopMatcher, Tokenizer};
+use crate::text::{AddBos, ChatTemplate, Message, Special, StopMatcher, TokenId, Tokenizer};
 
 pub use error::AnswerError;
 pub use stream::Answer;
@@ -164,6 +164,20 @@ impl Answerer {
         let generation = generation.await?;
         let writer = writer::AnswerWriter::new(Arc::clone(&self.model.tokenizer), stops);
         Ok(Answer::new(generation, writer, n_prompt))
+    }
+
+    /// The tokens of a text, as [`Tokenizer::encode`] gives them.
+    pub async fn encode(
+        &self,
+        text: String,
+        special: Special,
+        add_bos: AddBos,
+    ) -> Result<Vec<TokenId>, AnswerError> {
+        let _permit = self.preparing.acquire().await.ok();
+        let model = Arc::clone(&self.model);
+        let encode = move || model.tokenizer.encode(&text, special, add_bos);
+        let encoded = tokio::task::spawn_blocking(encode).await;
+        Ok(encoded.map_err(|_| AnswerError::PreparationFailed)??)
     }
 
     /// Renders and encodes on a thread that may compute for long.

@@ -21,6 +21,7 @@ mod models;
 mod opening;
 mod request_log;
 mod serve;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -51,12 +52,14 @@ pub struct ApiState {
 }
 
 /// All routes of the API. Whatever is added here is behind the gate.
-fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 6] {
+fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 8] {
     [
         (auth::PUBLIC_PATH, get(cluster_view::health)),
         ("/v1/chat/completions", post(chat::completions)),
         ("/v1/models", get(models::list)),
         ("/v1/models/{*id}", get(models::one)),
+        ("/tokenize", post(tokens::tokenize)),
+        ("/detokenize", post(tokens::detokenize)),
         ("/potluck/v1/status", get(cluster_view::status)),
         ("/potluck/v1/nodes", get(cluster_view::nodes)),
     ]

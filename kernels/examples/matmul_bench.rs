@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .map_or(Ok(Isa::detect()), |name| Isa::from_name(name))?,
     )?;
     let wanted = |ty: &WeightType| args.len() < 2 || args[1..].iter().any(|name| name == ty.name());
-    let limits = [1, 2].map(|n_threads| kernels.limits(&Pool::new(n_threads)));
+    let limits = [1, 2].map(|n_threads| kernels.limits(&Pool::new(n_threads), &[]));
     println!("{}", kernels.isa().name());
     for (i, limit) in limits.iter().enumerate() {
         println!(

@@ -4,6 +4,7 @@
 //! `attention/schedule.rs` cuts a call into tiles, `attention/tile.rs` computes one.
 
 mod cache;
+mod page;
 mod schedule;
 mod tile;
 
@@ -11,6 +12,7 @@ use std::ops::Range;
 
 pub use cache::{KV_BLOCK, KvSlice, KvSliceMut, KvType, kv_store};
 pub(crate) use cache::{KvHead, Q8_0_BLOCK};
+pub use page::KvPage;
 pub(crate) use schedule::attention;
 pub(crate) use tile::BlockArgs;
 

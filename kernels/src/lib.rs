@@ -22,7 +22,8 @@ mod rows;
 mod weight;
 
 pub use attention::{
-    AttentionRun, AttentionSpec, KV_BLOCK, KvBlock, KvBlocks, KvSlice, KvSliceMut, KvType, kv_store,
+    AttentionRun, AttentionSpec, KV_BLOCK, KvBlock, KvBlocks, KvPage, KvSlice, KvSliceMut, KvType,
+    kv_store,
 };
 pub use block::dequantize;
 pub use gated::{Activation, Gated, GatedOut};

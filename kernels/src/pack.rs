@@ -7,7 +7,7 @@
 mod aligned;
 pub(crate) mod layout;
 
-pub(crate) use aligned::AlignedBytes;
+pub(crate) use aligned::{AlignedBytes, Part};
 
 use std::sync::Arc;
 
@@ -217,6 +217,14 @@ impl WeightMatrix {
     /// Bytes of one tile: those of its rows.
     pub(crate) fn tile_bytes(&self) -> usize {
         self.n_cols / self.ty.block_elements() * self.ty.block_bytes() * self.tile_rows
+    }
+
+    /// The packed bytes, unless tiles are packed on use.
+    pub(crate) fn packed(&self) -> Option<&[u8]> {
+        match &self.storage {
+            Storage::Packed(bytes) => Some(bytes.as_slice()),
+            Storage::Rows(_) => None,
+        }
     }
 
     /// Whether tiles are packed each time they are used.

@@ -4,12 +4,15 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::kernels::Kernels;
-use crate::pack::AlignedBytes;
+use crate::pack::{AlignedBytes, WeightMatrix};
 use crate::pool::Pool;
 
 /// Four times the last-level cache of most home machines.
 const READ_BYTES: usize = 256 << 20;
 const READ_ITEM: usize = 1 << 20;
+
+/// Weights of fewer bytes are not read in place of memory of our own: much of them would come from the cache.
+const MIN_WEIGHT_BYTES: usize = 64 << 20;
 
 /// Some milliseconds of multiplying on a fast core.
 const ROUNDS: usize = 200_000;
@@ -28,24 +31,28 @@ pub struct Limits {
 }
 
 impl Kernels {
-    /// Measure the limits of this machine, in about a quarter of a second.
-    pub fn limits(&self, pool: &Pool) -> Limits {
-        let mut memory = AlignedBytes::zeroed(READ_BYTES);
-        pool.for_each_chunk(memory.as_mut_slice(), READ_ITEM, |index, part| {
-            part.fill(index as u8);
-        });
+    /// Measure the limits of this machine, in about a quarter of a second. Memory is read where `weights` lie, if they are packed
+    /// and large: on a machine with several memory controllers, or a virtual one, some of it may be much faster than the rest.
+    pub fn limits(&self, pool: &Pool, weights: &[&WeightMatrix]) -> Limits {
+        let weights = weights.iter().filter_map(|matrix| matrix.packed());
+        let mut parts: Vec<&[u8]> = weights.flat_map(|bytes| bytes.chunks(READ_ITEM)).collect();
+        let mut memory;
+        if n_bytes(&parts) < MIN_WEIGHT_BYTES {
+            memory = AlignedBytes::zeroed(READ_BYTES);
+            pool.for_each_chunk(memory.as_mut_slice(), READ_ITEM, |index, part| {
+                part.fill(index as u8);
+            });
+            parts = memory.as_slice().chunks(READ_ITEM).collect();
+        }
         let read = fastest(|| {
             let sum = AtomicI32::new(0);
-            pool.for_each(READ_BYTES / READ_ITEM, |item| {
+            pool.for_each(parts.len(), |item| {
                 let mut part = 0;
-                self.read(
-                    &memory.as_slice()[item * READ_ITEM..][..READ_ITEM],
-                    &mut part,
-                );
+                self.read(parts[item], &mut part);
                 sum.fetch_add(part, Ordering::Relaxed);
             });
             std::hint::black_box(sum.into_inner());
-            READ_BYTES
+            n_bytes(&parts)
         });
         let n_rounds = match self.isa() {
             crate::isa::Isa::Scalar => SCALAR_ROUNDS,
@@ -65,6 +72,10 @@ impl Kernels {
             int8_macs_per_second: int8,
         }
     }
+}
+
+fn n_bytes(parts: &[&[u8]]) -> usize {
+    parts.iter().map(|part| part.len()).sum()
 }
 
 /// Units a second of the fastest repetition.

@@ -9,7 +9,7 @@ mod rope;
 use std::ops::Range;
 
 use potluck_gguf::{Architecture, ModelShape};
-use potluck_kernels::AttentionSpec;
+use potluck_kernels::{AttentionSpec, WeightMatrix};
 
 use crate::exec::Exec;
 use crate::load::{LoadError, Loader};
@@ -45,6 +45,14 @@ impl Layers {
         match self {
             Layers::Llama(layers) => layers.apply(index, x, exec),
             Layers::Gemma3(layers) => layers.apply(index, x, exec),
+        }
+    }
+
+    /// Their matrices.
+    pub fn weights(&self) -> Vec<&WeightMatrix> {
+        match self {
+            Layers::Llama(layers) => layers.linears().map(|layer| &layer.weight).collect(),
+            Layers::Gemma3(layers) => layers.linears().map(|layer| &layer.weight).collect(),
         }
     }
 

@@ -4,10 +4,7 @@
 //! layers that see everything, and sliding-window layers, whose pages are given back once they leave the window. Pages
 //! are allocated when first used and never more than the limit that the memory budget counted.
 
-use std::ops::Range;
-
-use half::f16;
-use potluck_kernels::{KV_BLOCK, KvBlock, KvBlocks, KvSlice, KvSliceMut, KvType, kv_store};
+use potluck_kernels::{KV_BLOCK, KvBlock, KvBlocks, KvPage, KvSlice, KvSliceMut, KvType, kv_store};
 
 /// Shape of the cache of a span.
 #[derive(Debug, Clone)]
@@ -195,14 +192,8 @@ struct PagePool {
     block_elements: usize,
     n_layers: usize,
     max_pages: usize,
-    pages: Vec<Page>,
+    pages: Vec<KvPage>,
     free: Vec<usize>,
-}
-
-enum Page {
-    F32(Box<[f32]>),
-    F16(Box<[f16]>),
-    Q8_0(Box<[i8]>, Box<[f16]>),
 }
 
 impl PagePool {
@@ -235,14 +226,7 @@ impl PagePool {
     fn take(&mut self) -> usize {
         self.free.pop().unwrap_or_else(|| {
             let len = self.n_layers * self.block_elements;
-            self.pages.push(match self.kv_type {
-                KvType::F16 => Page::F16(vec![f16::ZERO; len].into()),
-                KvType::F32 => Page::F32(vec![0.0; len].into()),
-                KvType::Q8_0 => {
-                    let scales = vec![f16::ZERO; KvType::n_scales(len)];
-                    Page::Q8_0(vec![0; len].into(), scales.into())
-                }
-            });
+            self.pages.push(KvPage::new(self.kv_type, len));
             self.pages.len() - 1
         })
     }
@@ -259,32 +243,13 @@ impl PagePool {
 
     fn block(&self, page: usize, index: usize) -> KvSlice<'_> {
         let range = index * self.block_elements..(index + 1) * self.block_elements;
-        match &self.pages[page] {
-            Page::F16(data) => KvSlice::F16(&data[range]),
-            Page::F32(data) => KvSlice::F32(&data[range]),
-            Page::Q8_0(codes, scales) => KvSlice::Q8_0 {
-                codes: &codes[range.clone()],
-                scales: &scales[scales_of(&range)],
-            },
-        }
+        self.pages[page].slice(range)
     }
 
     fn block_mut(&mut self, page: usize, index: usize) -> KvSliceMut<'_> {
         let range = index * self.block_elements..(index + 1) * self.block_elements;
-        match &mut self.pages[page] {
-            Page::F16(data) => KvSliceMut::F16(&mut data[range]),
-            Page::F32(data) => KvSliceMut::F32(&mut data[range]),
-            Page::Q8_0(codes, scales) => KvSliceMut::Q8_0 {
-                codes: &mut codes[range.clone()],
-                scales: &mut scales[scales_of(&range)],
-            },
-        }
+        self.pages[page].slice_mut(range)
     }
-}
-
-/// Where the scales of whole blocks of q8_0 are.
-fn scales_of(elements: &Range<usize>) -> Range<usize> {
-    KvType::n_scales(elements.start)..KvType::n_scales(elements.end)
 }
 
 #[cfg(test)]

@@ -278,6 +278,12 @@ impl Stage {
         self.memory
     }
 
+    /// The matrices that every token is multiplied with.
+    pub fn weights(&self) -> Vec<&WeightMatrix> {
+        let head = self.head.iter().map(Head::output);
+        self.layers.weights().into_iter().chain(head).collect()
+    }
+
     /// Bytes held now: the weights, the buffers, and the KV pages that were ever needed.
     pub fn held_bytes(&self) -> u64 {
         let MemoryUse {

@@ -208,7 +208,7 @@ fn bench(args: &Args, path: PathBuf) -> anyhow::Result<Report> {
     let load_seconds = loading.elapsed().as_secs_f64();
     let work = Work::of(&gguf, bench.stage().config());
     let memory = bench.stage().memory();
-    let probe = || kernels.limits(&Pool::new(threads));
+    let probe = |stage: &Stage| kernels.limits(&Pool::new(threads), &stage.weights());
     let (results, limits) =
         measure_all(&tests(args), args.repeat, &mut bench, &probe, peer.as_mut())?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -270,7 +270,7 @@ fn measure_all(
     tests: &[Test],
     n_rounds: usize,
     bench: &mut Bench,
-    probe: &dyn Fn() -> Limits,
+    probe: &dyn Fn(&Stage) -> Limits,
     mut peer: Option<&mut Peer>,
 ) -> anyhow::Result<(Vec<Rounds>, Limits)> {
     let n_steps = tests.len() * (n_rounds + usize::from(peer.is_some()));
@@ -291,7 +291,7 @@ fn measure_all(
     }
     let mut limits = Vec::new();
     for _ in 0..n_rounds {
-        limits.push(probe());
+        limits.push(probe(bench.stage()));
         for rounds in &mut all {
             rounds.ours.push(bench.run(&rounds.test)?);
             if let Some(peer) = &mut peer {

@@ -3,7 +3,6 @@
 
 use serde::Deserialize;
 
-use super::error::ApiError;
 use super::field::{Asked, Bounded, TextOr};
 use crate::text::MAX_MESSAGES;
 
@@ -97,36 +96,4 @@ pub(super) struct BodyFunction {
     pub name: String,
     /// JSON as a string.
     pub arguments: Option<String>,
-}
-
-impl Body {
-    /// Reads a body. Errors name the field.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Body, ApiError> {
-        // Structs would also be read from a list of their fields.
-        if bytes
-            .trim_ascii_start()
-            .first()
-            .is_some_and(|first| *first != b'{')
-        {
-            return Err(ApiError::invalid("the request body is not a JSON object"));
-        }
-        let mut json = serde_json::Deserializer::from_slice(bytes);
-        let body = serde_path_to_error::deserialize(&mut json).map_err(|error| explain(&error))?;
-        json.end().map_err(|error| not_json(&error))?;
-        Ok(body)
-    }
-}
-
-fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
-    if !error.inner().is_data() {
-        return not_json(error.inner());
-    }
-    match error.path().to_string().as_str() {
-        "." => ApiError::invalid(format!("the request body is not valid: {}", error.inner())),
-        path => ApiError::invalid(format!("`{path}` is not valid: {}", error.inner())),
-    }
-}
-
-fn not_json(error: &serde_json::Error) -> ApiError {
-    ApiError::invalid(format!("the request body is not valid JSON: {error}"))
 }

@@ -7,6 +7,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
+use super::body;
 use super::chat_body::{Body, BodyMessage, BodyPart, BodyToolCall, MAX_PARTS, MAX_STOPS};
 use super::error::ApiError;
 use super::field::{Asked, TextOr};
@@ -43,7 +44,7 @@ pub(super) enum Reply {
 
 impl ChatRequest {
     pub(super) fn parse(body: &[u8]) -> Result<ChatRequest, ApiError> {
-        let body = Body::parse(body)?;
+        let body: Body = body::parse(body)?;
         body.refuse_what_is_not_offered()?;
         let reply = body.reply();
         let max_tokens = body.max_tokens()?;

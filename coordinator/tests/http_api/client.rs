@@ -58,8 +58,12 @@ pub fn with(mut base: Value, extra: Value) -> Value {
 }
 
 pub fn post(body: &[u8]) -> Vec<u8> {
+    post_to("/v1/chat/completions", body)
+}
+
+pub fn post_to(path: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
@@ -67,7 +71,11 @@ pub fn post(body: &[u8]) -> Vec<u8> {
 }
 
 pub async fn ask(address: SocketAddr, body: &Value) -> Reply {
-    send(address, &post(body.to_string().as_bytes())).await
+    ask_at(address, "/v1/chat/completions", body).await
+}
+
+pub async fn ask_at(address: SocketAddr, path: &str, body: &Value) -> Reply {
+    send(address, &post_to(path, body.to_string().as_bytes())).await
 }
 
 pub async fn get(address: SocketAddr, path: &str) -> Reply {

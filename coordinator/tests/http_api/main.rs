@@ -18,3 +18,4 @@ mod refusals;
 mod slowness;
 mod text_level;
 mod tls;
+mod tokens;

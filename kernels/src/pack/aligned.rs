@@ -1,4 +1,4 @@
-//! Where packed weights live: bytes that begin on a cache line, in large chunks of memory that the system is asked to back with
+//! Where packed weights and the KV cache live: bytes that begin on a cache line, in large chunks of memory that the system is asked to back with
 //! huge pages. Streaming weights through pages of 4 KiB costs an address translation every 4 KiB: on a virtual machine with Zen 4 one
 //! core read 18 GB/s that way and 28 with huge pages. Small matrices are ordinary allocations.
 #![allow(unsafe_code)]
@@ -15,6 +15,7 @@ const HUGE_PAGE: usize = 2 << 20;
 
 /// Address space of a chunk. Pages of it that nobody has written to take no memory.
 const CHUNK: usize = 256 << 20;
+const KV_CHUNK: usize = 32 << 20;
 
 /// Fewer bytes than this are an allocation of their own. They stay in a CPU's cache, so a chunk would not make them faster, and one
 /// small matrix should not keep a whole chunk. It also lets the tests' allocator put a fence directly behind a matrix, which is why
@@ -27,16 +28,20 @@ struct Chunk {
     map: MmapMut,
 }
 
+/// Chunks for one purpose: what is dropped together should lie together.
+struct Arena {
+    chunk_len: usize,
+    filling: Mutex<Filling>,
+}
+
 /// The chunk that is being filled, and how far.
 struct Filling {
     chunk: Weak<Chunk>,
     used: usize,
 }
 
-static FILLING: Mutex<Filling> = Mutex::new(Filling {
-    chunk: Weak::new(),
-    used: 0,
-});
+static WEIGHTS: Arena = Arena::new(CHUNK);
+static KV_CACHE: Arena = Arena::new(KV_CHUNK);
 
 /// A fixed number of bytes, zero at first.
 #[derive(Debug)]
@@ -68,7 +73,7 @@ impl AlignedBytes {
     pub(crate) fn zeroed(len: usize) -> AlignedBytes {
         match len < SMALL {
             true => AlignedBytes::Small(vec![0; len].into()),
-            false => AlignedBytes::Large(Part::zeroed(len)),
+            false => AlignedBytes::Large(WEIGHTS.zeroed(len)),
         }
     }
 
@@ -87,13 +92,23 @@ impl AlignedBytes {
     }
 }
 
-impl Part {
-    fn zeroed(len: usize) -> Part {
-        let mut filling = FILLING.lock().unwrap_or_else(PoisonError::into_inner);
+impl Arena {
+    const fn new(chunk_len: usize) -> Arena {
+        Arena {
+            chunk_len,
+            filling: Mutex::new(Filling {
+                chunk: Weak::new(),
+                used: 0,
+            }),
+        }
+    }
+
+    fn zeroed(&self, len: usize) -> Part {
+        let mut filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
         let open = filling.chunk.upgrade();
         let open = open.filter(|chunk| len <= chunk.map.len().saturating_sub(filling.used));
         let chunk = open.unwrap_or_else(|| {
-            let chunk = Arc::new(Chunk::new(len));
+            let chunk = Arc::new(Chunk::new(len.max(self.chunk_len)));
             filling.used = chunk.map.as_ptr().align_offset(HUGE_PAGE);
             filling.chunk = Arc::downgrade(&chunk);
             chunk
@@ -107,13 +122,23 @@ impl Part {
             len,
         }
     }
+}
 
-    fn as_slice(&self) -> &[u8] {
+impl Part {
+    /// Bytes for the KV cache, aligned to a cache line.
+    ///
+    /// # Panics
+    /// As [`AlignedBytes::zeroed`].
+    pub(crate) fn for_kv_cache(len: usize) -> Part {
+        KV_CACHE.zeroed(len)
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
         // SAFETY: `start` and `len` are this value's part of the chunk, which it keeps alive; writing needs `&mut self`.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 
-    fn as_mut_slice(&mut self) -> &mut [u8] {
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as above, and nobody else has a reference to this part.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
@@ -122,8 +147,8 @@ impl Part {
 impl Chunk {
     /// Room for `len` bytes and for alignment.
     fn new(len: usize) -> Chunk {
-        let map = MmapMut::map_anon(len.max(CHUNK) + HUGE_PAGE);
-        let map = map.unwrap_or_else(|err| panic!("no memory for {len} bytes of weights: {err}"));
+        let map = MmapMut::map_anon(len + HUGE_PAGE);
+        let map = map.unwrap_or_else(|err| panic!("no memory for {len} bytes: {err}"));
         // Only advice: where it is not taken, pages are small.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
@@ -166,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_large_matrix_has_a_chunk_of_its_own() {
-        let large = Part::zeroed(CHUNK + 1);
+        let large = WEIGHTS.zeroed(CHUNK + 1);
         assert_eq!(large.as_slice()[CHUNK], 0);
         let chunk = Arc::downgrade(&large._chunk);
         drop(large);

@@ -58,6 +58,16 @@ impl Gemma3 {
         })
     }
 
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.iter().flat_map(|layer| {
+            let FeedForward { gate, up, down } = &layer.ffn;
+            let Layer {
+                q, k, v, attn_out, ..
+            } = layer;
+            [q, k, v, attn_out, gate, up, down]
+        })
+    }
+
     pub fn apply(&self, index: usize, x: &mut [f32], exec: &mut Exec<'_>) {
         let layer = &self.layers[index];
         let (rope, window) = match layer.is_sliding {

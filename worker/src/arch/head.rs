@@ -43,6 +43,11 @@ impl Head {
         })
     }
 
+    /// The output matrix.
+    pub fn output(&self) -> &WeightMatrix {
+        &self.output
+    }
+
     /// logits `(n_rows, n_vocab)` of hidden states `x` `(n_rows, d_model)`.
     pub fn logits(&mut self, kernels: Kernels, pool: &Pool, x: &[f32], logits: &mut Vec<f32>) {
         let n_rows = x.len() / self.norm.len();
