@@ -153,7 +153,10 @@ impl Answerer {
             ..request.sampling
         };
         sampling.validate().map_err(AnswerError::Sampling)?;
-        let prompt = self.prepare(request.input).await?;
+        let input = request.input;
+        let prompt = self
+            .prepare(move |model| prompt::tokens(model, &input))
+            .await?;
         let n_prompt = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let generation = self.engine.generate(GenerateRequest {
             prompt,
@@ -173,18 +176,18 @@ impl Answerer {
         special: Special,
         add_bos: AddBos,
     ) -> Result<Vec<TokenId>, AnswerError> {
-        let _permit = self.preparing.acquire().await.ok();
-        let model = Arc::clone(&self.model);
-        let encode = move || model.tokenizer.encode(&text, special, add_bos);
-        let encoded = tokio::task::spawn_blocking(encode).await;
-        Ok(encoded.map_err(|_| AnswerError::PreparationFailed)??)
+        self.prepare(move |model| Ok(model.tokenizer.encode(&text, special, add_bos)?))
+            .await
     }
 
     /// Renders and encodes on a thread that may compute for long.
-    async fn prepare(&self, input: Input) -> Result<Vec<u32>, AnswerError> {
+    async fn prepare(
+        &self,
+        tokens: impl FnOnce(&ServedModel) -> Result<Vec<TokenId>, AnswerError> + Send + 'static,
+    ) -> Result<Vec<TokenId>, AnswerError> {
         let _permit = self.preparing.acquire().await.ok();
         let model = Arc::clone(&self.model);
-        let prepared = tokio::task::spawn_blocking(move || prompt::tokens(&model, &input));
+        let prepared = tokio::task::spawn_blocking(move || tokens(&model));
         prepared.await.map_err(|_| AnswerError::PreparationFailed)?
     }
 }

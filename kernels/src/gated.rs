@@ -122,14 +122,7 @@ pub(crate) fn gated(
     call.gate.check(kernels);
     call.up.check(kernels);
     let n_strips = n_rows.div_ceil(ACT_BLOCK);
-    for_each_stretch(
-        pool,
-        || std::iter::once((n_strips, n_bytes)),
-        n_tokens,
-        |strips| {
-            call.run(strips);
-        },
-    );
+    for_each_stretch(pool, n_strips, n_bytes, n_tokens, |strips| call.run(strips));
 }
 
 impl Call<'_> {

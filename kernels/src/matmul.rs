@@ -128,44 +128,32 @@ pub(crate) fn matmul_many(
     if n_tokens == 0 {
         return;
     }
+    let operands = |w| Operands { w, x, n_tokens };
+    let (mut n_tiles, mut n_bytes) = (0, 0);
     for product in products {
-        Operands {
-            w: product.w,
-            x,
-            n_tokens,
-        }
-        .check(kernels);
+        operands(product.w).check(kernels);
         product.check_out(n_tokens);
+        n_tiles += product.w.n_tiles();
+        n_bytes += product.w.n_bytes();
     }
-    let sizes = || {
-        products
-            .iter()
-            .map(|Product { w, .. }| (w.n_tiles(), w.n_bytes()))
-    };
-    for_each_stretch(pool, sizes, n_tokens, |mut range| {
+    for_each_stretch(pool, n_tiles, n_bytes, n_tokens, |mut range| {
         for product in products {
             let n_tiles = product.w.n_tiles();
             let part = range.start.min(n_tiles)..range.end.min(n_tiles);
-            let operands = Operands {
-                w: product.w,
-                x,
-                n_tokens,
-            };
-            product.run_tiles(kernels, &operands, part);
+            product.run_tiles(kernels, &operands(product.w), part);
             range = range.start.saturating_sub(n_tiles)..range.end.saturating_sub(n_tiles);
         }
     });
 }
 
-/// Cut units of work that lie one after another into stretches and run `body` for each, on all threads. `sizes` are numbers of units
-/// and bytes of weights.
-pub(crate) fn for_each_stretch<I: Iterator<Item = (usize, usize)>>(
+/// Cut `n_units` of work, of `n_bytes` of weights together, into stretches and run `body` for each, on all threads.
+pub(crate) fn for_each_stretch(
     pool: &Pool,
-    sizes: impl Fn() -> I,
+    n_units: usize,
+    n_bytes: usize,
     n_tokens: usize,
     body: impl Fn(Range<usize>) + Sync,
 ) {
-    let (n_units, n_bytes) = sizes().fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
     let mut ends = ITEM_ENDS.take();
     let smallest = match n_tokens > GROUP_ROWS {
         true => 1,
@@ -298,12 +286,12 @@ impl Product<'_> {
         tiles: &[u8],
         group: usize,
     ) {
-        let tile_rows = self.w.tile_rows();
+        let (tile_rows, tile_bytes) = (self.w.tile_rows(), self.w.tile_bytes());
+        let n_tiles = tiles.len() / tile_bytes;
         let at = |tile: usize| group * GROUP_ROWS * self.out_stride + tile * tile_rows;
         // Rows of the last tile that are only padding have no place among the outputs.
         let ragged_rows = self.w.n_rows() % tile_rows;
         let last = self.w.n_tiles() - 1;
-        let (tile_bytes, n_tiles) = (self.w.tile_bytes(), tiles.len() / self.w.tile_bytes());
         let is_ragged = ragged_rows != 0 && first + n_tiles > last;
         let (whole, ragged) = tiles.split_at((n_tiles - usize::from(is_ragged)) * tile_bytes);
         if !whole.is_empty() {

@@ -245,12 +245,16 @@ impl Exec<'_> {
 
     /// x += y.
     pub fn add_to(&mut self, x: &mut [f32]) {
-        let (kernels, y) = (self.kernels, &self.scratch.y);
-        self.pool.for_each_chunk(x, CHUNK, |index, x| {
-            let from = index * CHUNK;
-            kernels.add_assign(x, &y[from..from + x.len()]);
-        });
+        add_rows(self.kernels, self.pool, x, &self.scratch.y);
     }
+}
+
+/// x += y.
+fn add_rows(kernels: Kernels, pool: &Pool, x: &mut [f32], y: &[f32]) {
+    pool.for_each_chunk(x, CHUNK, |index, x| {
+        let from = index * CHUNK;
+        kernels.add_assign(x, &y[from..from + x.len()]);
+    });
 }
 
 /// Norms every row of `weight.len()` elements.
@@ -285,6 +289,6 @@ fn project(
     kernels.matmul(pool, w, rows, y);
     layer.add_bias(kernels, y);
     if let Some(residual) = residual {
-        kernels.add_assign(residual, y);
+        add_rows(kernels, pool, residual, y);
     }
 }

@@ -126,10 +126,9 @@ pub trait TensorSource {
 }
 
 /// How weights are held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightStorage {
     /// Copied, in the order in which the kernels read them.
-    #[default]
     Packed,
     /// Left in their file where the source can map it, which the system can take back from memory at any time. Many times slower.
     Mapped,

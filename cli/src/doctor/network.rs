@@ -1,13 +1,13 @@
 //! This machine's interfaces, whether multicast works on them, and who is heard.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use potluck_link::Interfaces;
 use potluck_link::mdns::{Found, discover};
 use potluck_link::multicast::hears_itself;
-use potluck_proto::NodeId;
+use potluck_proto::{InstanceId, NodeId};
 
 use super::Finding;
 
@@ -88,23 +88,20 @@ pub async fn listen(interfaces: &Interfaces) -> anyhow::Result<Vec<Found>> {
 
 /// Two processes that claim to be one node.
 pub fn duplicates(heard: &[Found]) -> Vec<Finding> {
-    let mut by_node: BTreeMap<NodeId, Vec<&Found>> = BTreeMap::new();
+    let mut by_node: BTreeMap<NodeId, BTreeMap<InstanceId, SocketAddr>> = BTreeMap::new();
     for found in heard {
-        let known = by_node.entry(found.advert.node).or_default();
-        let is_new = |other: &&Found| other.advert.instance != found.advert.instance;
-        if known.iter().all(is_new) {
-            known.push(found);
+        let processes = by_node.entry(found.advert.node).or_default();
+        for address in &found.addresses {
+            // A process is heard once for each of its addresses; people know the IPv4 one.
+            let known = processes.entry(found.advert.instance).or_insert(*address);
+            *known = (*known).min(*address);
         }
     }
     let copies = by_node
         .into_iter()
         .filter(|(_, processes)| processes.len() > 1);
-    let finding = |(node, processes): (NodeId, Vec<&Found>)| {
-        let places: Vec<_> = processes
-            .iter()
-            .filter_map(|found| found.addresses.first())
-            .map(ToString::to_string)
-            .collect();
+    let finding = |(node, processes): (NodeId, BTreeMap<InstanceId, SocketAddr>)| {
+        let places: Vec<_> = processes.values().map(ToString::to_string).collect();
         Finding::failed(
             "identity",
             format!(
@@ -120,25 +117,33 @@ pub fn duplicates(heard: &[Found]) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use potluck_proto::ClusterId;
     use potluck_proto::advert::Advert;
-    use potluck_proto::{ClusterId, InstanceId};
 
     use super::*;
 
     #[test]
     fn one_identity_in_two_places_is_a_copy_and_one_process_found_twice_is_not() {
-        let found = |node: u8, instance: u8, ip: u8| Found {
+        let found = |node: u8, instance: u8, address: &str| Found {
             advert: Advert::new(
                 ClusterId([1; 16]),
                 NodeId([node; 16]),
                 InstanceId([instance; 16]),
                 false,
             ),
-            addresses: vec![([10, 0, 0, ip], 7461).into()],
+            addresses: vec![address.parse().unwrap()],
         };
-        assert!(duplicates(&[found(1, 1, 1), found(1, 1, 2), found(2, 2, 3)]).is_empty());
-        let copies = duplicates(&[found(1, 1, 1), found(1, 9, 2)]);
-        assert!(copies[0].found.contains("10.0.0.1:7461"), "{copies:?}");
-        assert!(copies[0].found.contains("10.0.0.2:7461"), "{copies:?}");
+        let (first, second) = ("10.0.0.1:7461", "10.0.0.2:7461");
+        assert!(
+            duplicates(&[found(1, 1, first), found(1, 1, second), found(2, 2, first)]).is_empty()
+        );
+        let link_local = "[fe80::1]:7461";
+        let copies = duplicates(&[
+            found(1, 1, first),
+            found(1, 9, link_local),
+            found(1, 9, second),
+        ]);
+        assert!(copies[0].found.contains(first), "{copies:?}");
+        assert!(copies[0].found.contains(second), "{copies:?}");
     }
 }

@@ -6,14 +6,13 @@
 
 use half::f16;
 
+use crate::isa::scalar::quantize::codes_of;
+
 /// Positions in a KV block. Blocks begin at multiples of it, and so do the chunks of the softmax.
 pub const KV_BLOCK: usize = 128;
 
 /// Elements of a head that share a scale in q8_0.
 pub(crate) const Q8_0_BLOCK: usize = 32;
-
-/// The largest code of q8_0.
-const CODE_MAX: f32 = 127.0;
 
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,24 +160,13 @@ fn store_q8_0(codes: &mut [i8], scales: &mut [f16], slot: usize, k: &[f32], v: &
     }
 }
 
-/// The scale is `max|x| / 127` rounded to f16, codes are `x * (1 / scale)` rounded to nearest even. A block so small that `1 / scale`
-/// is not finite is zero, one with an infinity or a NaN has a scale of NaN, so that it shows.
+/// As activations are quantised (`isa/scalar/quantize.rs`), but the scale is rounded to f16 before codes are made with it.
 fn quantize_q8_0(x: &[f32; Q8_0_BLOCK]) -> (f16, [i8; Q8_0_BLOCK]) {
-    // As integers, |x| of a NaN is above that of infinity, and that above every finite one.
-    let max = f32::from_bits(x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0));
-    if !max.is_finite() {
-        return (f16::NAN, [0; Q8_0_BLOCK]);
-    }
-    let scale = f16::from_f32(max / CODE_MAX);
-    let inverse = 1.0 / scale.to_f32();
-    if !inverse.is_finite() {
-        return (f16::ZERO, [0; Q8_0_BLOCK]);
-    }
-    let code = |x: &f32| (x * inverse).round_ties_even().clamp(-CODE_MAX, CODE_MAX) as i8;
-    (scale, std::array::from_fn(|j| code(&x[j])))
+    let (scale, codes) = codes_of(x, |scale| f16::from_f32(scale).to_f32());
+    (f16::from_f32(scale), codes)
 }
 
-impl<'a> KvSlice<'a> {
+impl KvSlice<'_> {
     pub(crate) fn check(&self, n_kv_heads: usize, head_dim: usize) {
         let len = match self {
             KvSlice::F32(data) => data.len(),

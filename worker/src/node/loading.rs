@@ -13,8 +13,7 @@ use tonic::Status;
 use super::forward;
 use super::service::{Plan, Shared, invalid};
 use crate::compute::{Command, LoadJob, Outlet, StepsTo};
-use crate::load::LoadError;
-use crate::load::WeightStorage;
+use crate::load::{LoadError, WeightStorage};
 use crate::memory::{MemoryUse, StageLimits};
 use crate::stage::{Fault, RunFault, StageConfig};
 use crate::weights::{CachedSource, Damage, Report, fetch_missing};
@@ -39,8 +38,12 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// `own` is the cluster that this worker belongs to.
-    pub fn from_wire(own: ClusterId, mut request: wire::LoadRequest) -> Result<Request, Status> {
+    /// `own` is the cluster that this worker belongs to, `weights` how it keeps them.
+    pub fn from_wire(
+        own: ClusterId,
+        weights: WeightStorage,
+        mut request: wire::LoadRequest,
+    ) -> Result<Request, Status> {
         let fence = Fence::try_from(&request.fence).map_err(invalid)?;
         let manifest = request
             .manifest
@@ -53,7 +56,7 @@ impl Request {
             span: request.layer_from..request.layer_to,
             limits: stage_limits(&request)?,
             kv_cache: KvCacheType::from_wire(request.kv_cache_type).map_err(invalid)?,
-            weights: WeightStorage::Packed,
+            weights,
         };
         config
             .check_span()
@@ -177,7 +180,6 @@ async fn load(
     // The plan before ends here. Its weights go with the next load, or stay if that wants the same ones.
     shared.clear_plan();
     request.config.limits.memory_budget_bytes = Some(shared.memory_budget_bytes());
-    request.config.weights = shared.machine.weights;
     check_memory(shared, &request)?;
     // The budget has been checked; a plan with equal limits can share the loaded stage.
     request.config.limits.memory_budget_bytes = None;

@@ -305,7 +305,8 @@ impl WorkerRpc for Service {
     ) -> Result<Response<Self::LoadStream>, Status> {
         from_coordinator(&request)?;
         let own = self.shared.link.id().cluster;
-        let request = loading::Request::from_wire(own, request.into_inner())?;
+        let weights = self.shared.machine.weights;
+        let request = loading::Request::from_wire(own, weights, request.into_inner())?;
         self.shared.accept(request.fence)?;
         let (progress, stream) = mpsc::channel(16);
         tokio::spawn(loading::run(Arc::clone(&self.shared), request, progress));

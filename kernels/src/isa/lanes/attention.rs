@@ -1,12 +1,14 @@
 //! Attention of query rows over one block. Scores have positions in lanes, sums of values have dimensions in lanes; up to
 //! six rows share what is loaded of K and V. The law is in `scalar/attention.rs`.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::f16;
 
 use super::elementwise::softcap_lanes;
 use super::exp::exp;
+use super::matmul::float::{F16, F32, Widen};
 use crate::attention::{BlockArgs, KV_BLOCK, KvHead, Q8_0_BLOCK};
 use crate::isa::scalar;
 use crate::isa::simd::{Kernel, Simd};
@@ -48,11 +50,24 @@ trait Cache: Copy {
     ) -> [S::F; N];
 }
 
-/// `(k, v)`
+/// Floats that are widened as they are loaded.
 #[derive(Clone, Copy)]
-struct F32(*const f32, *const f32);
-#[derive(Clone, Copy)]
-struct F16(*const f16, *const f16);
+struct Plain<W> {
+    k: *const u8,
+    v: *const u8,
+    widen: PhantomData<W>,
+}
+
+impl<W> Plain<W> {
+    fn new<T>(k: &[T], v: &[T]) -> Plain<W> {
+        Plain {
+            k: k.as_ptr().cast(),
+            v: v.as_ptr().cast(),
+            widen: PhantomData,
+        }
+    }
+}
+
 /// `(k, v, k_scales, v_scales)`
 #[derive(Clone, Copy)]
 struct Q8_0(*const i8, *const i8, *const f32, *const f32);
@@ -68,7 +83,7 @@ macro_rules! vectors {
     }};
 }
 
-impl Cache for F32 {
+impl<W: Widen> Cache for Plain<W> {
     #[inline(always)]
     unsafe fn keys<S: Simd, const N: usize>(
         self,
@@ -78,8 +93,8 @@ impl Cache for F32 {
     ) -> [S::F; N] {
         // SAFETY: as for the trait.
         unsafe {
-            let from = self.0.add(d * KV_BLOCK + slot);
-            vectors!(N, |i| S::load(from.add(i * S::LANES)))
+            let from = self.k.add((d * KV_BLOCK + slot) * W::BYTES);
+            vectors!(N, |i| W::load::<S>(from.add(i * S::LANES * W::BYTES)))
         }
     }
 
@@ -92,38 +107,8 @@ impl Cache for F32 {
     ) -> [S::F; N] {
         // SAFETY: as for the trait.
         unsafe {
-            let from = self.1.add(slot * head_dim + d);
-            vectors!(N, |i| S::load(from.add(i * S::LANES)))
-        }
-    }
-}
-
-impl Cache for F16 {
-    #[inline(always)]
-    unsafe fn keys<S: Simd, const N: usize>(
-        self,
-        slot: usize,
-        d: usize,
-        _scales: [S::F; N],
-    ) -> [S::F; N] {
-        // SAFETY: as for the trait.
-        unsafe {
-            let from = self.0.add(d * KV_BLOCK + slot);
-            vectors!(N, |i| S::load_f16(from.add(i * S::LANES).cast()))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn values<S: Simd, const N: usize>(
-        self,
-        slot: usize,
-        d: usize,
-        head_dim: usize,
-    ) -> [S::F; N] {
-        // SAFETY: as for the trait.
-        unsafe {
-            let from = self.1.add(slot * head_dim + d);
-            vectors!(N, |i| S::load_f16(from.add(i * S::LANES).cast()))
+            let from = self.v.add((slot * head_dim + d) * W::BYTES);
+            vectors!(N, |i| W::load::<S>(from.add(i * S::LANES * W::BYTES)))
         }
     }
 }
@@ -204,8 +189,8 @@ pub(crate) unsafe fn attend_block<S: Simd>(
         // SAFETY: the CPU has the instructions; the shapes were checked above.
         unsafe {
             match args.kv {
-                KvHead::F32 { k, v } => rows.run::<S, _>(F32(k.as_ptr(), v.as_ptr())),
-                KvHead::F16 { k, v } => rows.run::<S, _>(F16(k.as_ptr(), v.as_ptr())),
+                KvHead::F32 { k, v } => rows.run::<S, _>(Plain::<F32>::new(k, v)),
+                KvHead::F16 { k, v } => rows.run::<S, _>(Plain::<F16>::new(k, v)),
                 KvHead::Q8_0 {
                     k,
                     v,

@@ -6,7 +6,7 @@
 //! The bits are those of `scalar/matmul.rs`: one fused multiply-add chain per output, in order of k. How codes come out of a
 //! packed tile is in `matmul/nibbles.rs` and `matmul/super_blocks.rs`, float weights in `matmul/float.rs`.
 
-mod float;
+pub(super) mod float;
 mod nibbles;
 mod pairs;
 mod super_blocks;

@@ -41,7 +41,7 @@ unsafe fn window<S: Simd>(x: &[f32; ACT_BLOCK], out: &mut ActBlock) {
         for i in (0..ACT_BLOCK).step_by(S::LANES) {
             max = S::max_i32(max, S::bits(S::abs(at(i))));
         }
-        let (d, inverse) = scale_of(S::reduce_max_i32(max) as u32);
+        let (d, inverse) = scale_of(S::reduce_max_i32(max) as u32, |d| d);
         // `inverse` is 0 for a block without codes; what it is multiplied with may still be a NaN.
         let code = |i: usize| match inverse == 0.0 {
             true => S::splat_i32(0),

@@ -19,18 +19,7 @@ pub(crate) fn row(x: &[f32], out: &mut [ActBlock], stride: usize) {
 }
 
 fn block(x: &[f32; ACT_BLOCK]) -> ActBlock {
-    // As integers, |x| of a NaN is above that of infinity, and that above every finite one.
-    let (d, inverse) = scale_of(x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0));
-    let code = |x: &f32| {
-        // `inverse` is 0 for a block without codes; what it is multiplied with may still be a NaN.
-        let value = if inverse == 0.0 {
-            0.0
-        } else {
-            (x * inverse).round_ties_even()
-        };
-        value.clamp(-CODE_MAX, CODE_MAX) as i8
-    };
-    let codes = std::array::from_fn(|j| code(&x[j]));
+    let (d, codes) = codes_of(x, |d| d);
     let sum = |half: &[i8]| half.iter().map(|code| i32::from(*code)).sum::<i32>();
     let (low, high) = (sum(&codes[..16]), sum(&codes[16..]));
     ActBlock {
@@ -41,13 +30,33 @@ fn block(x: &[f32; ACT_BLOCK]) -> ActBlock {
     }
 }
 
+/// The scale of some values and their codes. `rounded` is the scale as it can be stored.
+pub(crate) fn codes_of<const N: usize>(
+    x: &[f32; N],
+    rounded: impl Fn(f32) -> f32,
+) -> (f32, [i8; N]) {
+    // As integers, |x| of a NaN is above that of infinity, and that above every finite one.
+    let max_bits = x.iter().map(|x| x.abs().to_bits()).max().unwrap_or(0);
+    let (d, inverse) = scale_of(max_bits, rounded);
+    let code = |x: f32| {
+        // `inverse` is 0 for a block without codes; what it is multiplied with may still be a NaN.
+        let value = if inverse == 0.0 {
+            0.0
+        } else {
+            (x * inverse).round_ties_even()
+        };
+        value.clamp(-CODE_MAX, CODE_MAX) as i8
+    };
+    (d, x.map(code))
+}
+
 /// The scale of a block and its inverse, from the bits of the largest |x|; an inverse of 0 means that every code is 0.
-pub(crate) fn scale_of(max_bits: u32) -> (f32, f32) {
+pub(crate) fn scale_of(max_bits: u32, rounded: impl Fn(f32) -> f32) -> (f32, f32) {
     let max = f32::from_bits(max_bits);
     if !max.is_finite() {
         return (f32::NAN, 0.0);
     }
-    let d = max / CODE_MAX;
+    let d = rounded(max / CODE_MAX);
     let inverse = 1.0 / d;
     if inverse.is_finite() {
         (d, inverse)

@@ -7,19 +7,22 @@ use super::Columns;
 use crate::isa::simd::{Kernel, Simd};
 use crate::matmul::Panel;
 
-/// How to widen the weights of one position of k.
+/// How to widen what is stored, such as the weights of one position of k.
 ///
 /// # Safety
-/// Of `load`: as for [`Simd`]; `LANES` weights are readable. Marked `#[inline(always)]`.
-pub(super) trait Widen {
+/// Of `load`: as for [`Simd`]; `LANES` of them are readable. Marked `#[inline(always)]`.
+pub(in crate::isa::lanes) trait Widen: Copy {
     const BYTES: usize;
 
     unsafe fn load<S: Simd>(from: *const u8) -> S::F;
 }
 
-pub(super) struct F32;
-pub(super) struct F16;
-pub(super) struct Bf16;
+#[derive(Clone, Copy)]
+pub(in crate::isa::lanes) struct F32;
+#[derive(Clone, Copy)]
+pub(in crate::isa::lanes) struct F16;
+#[derive(Clone, Copy)]
+pub(in crate::isa::lanes) struct Bf16;
 
 impl Widen for F32 {
     const BYTES: usize = 4;
