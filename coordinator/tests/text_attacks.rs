@@ -93,6 +93,9 @@ fn texts_that_grow() {
         "ns.l * 2",
         "ns.l|replace('x', 'xx')",
         "ns.l|tojson|tojson",
+        "('\"'|safe + (ns.l + ns.l)) ~ ''",
+        "[ns.l, ns.l]|join",
+        "','.join([ns.l, ns.l])",
     ] {
         fails(step, &grown("'xx\"'", step, 60, "{{ ns.l }}"));
     }
@@ -106,6 +109,11 @@ fn texts_that_grow() {
     fails("repetition", "{{ 'x' * 2000000000 }}");
     fails("padding", "{{ '%2000000000d'|format(1) }}");
     fails("indent", "{{ messages|tojson(indent=100000000) }}");
+    fails(
+        "indented lines",
+        "{{ ('x\n' * 1000000)|indent(64)|length }}",
+    );
+    fails("words", "{{ ('x ' * 10000000).split()|length }}");
     fails("replace", "{{ ('a' * 100000).replace('a', 'b' * 100000) }}");
     fails(
         "join",

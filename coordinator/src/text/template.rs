@@ -2,13 +2,18 @@
 //!
 //! The template comes out of a model file, so it is a program by a stranger: it runs in minijinja without a loader, with
 //! fuel that bounds its time and memory (`armour`), and with a bounded output. Messages are a user's, so control tokens in them are
-//! guarded: they reach the tokenizer as text. What templates expect beyond Jinja itself is in `glue`.
+//! guarded: they reach the tokenizer as text. What templates expect beyond Jinja itself is in `glue`; where the engine gives
+//! something else than Python, the `python_` modules take its place.
 
 mod armour;
 mod glue;
 mod message;
 mod probe;
+mod python_filters;
 mod python_json;
+mod python_methods;
+mod python_ops;
+mod python_str;
 mod weigh;
 
 use std::time::SystemTime;
@@ -101,7 +106,7 @@ pub struct RenderOptions {
     pub add_generation_prompt: bool,
     /// Tool definitions as in the request; passed on as they are.
     pub tools: Option<Json>,
-    /// Further variables, such as `enable_thinking`.
+    /// Further variables, such as `enable_thinking` or `documents`.
     pub arguments: Map<String, Json>,
     /// The time that `strftime_now` shows.
     pub now: SystemTime,
@@ -192,13 +197,28 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<Rendered, TemplateError> {
+        check_count(messages.len())?;
         let messages = message::to_json(messages, self.expects)?;
-        self.render_json(messages, options)
+        let no_tools = || self.expects.no_tools.json();
+        let tools = options.tools.clone().unwrap_or_else(no_tools);
+        self.render_values(messages, tools, options)
     }
 
-    fn render_json(
+    /// Renders messages that the template gets as they are, in whatever form they have.
+    pub fn render_json(
+        &self,
+        messages: Vec<Json>,
+        options: &RenderOptions,
+    ) -> Result<Rendered, TemplateError> {
+        check_count(messages.len())?;
+        let tools = options.tools.clone().unwrap_or(Json::Null);
+        self.render_values(messages, tools, options)
+    }
+
+    fn render_values(
         &self,
         mut messages: Vec<Json>,
+        mut tools: Json,
         options: &RenderOptions,
     ) -> Result<Rendered, TemplateError> {
         if let Some(name) = options
@@ -212,7 +232,6 @@ impl ChatTemplate {
         messages
             .iter_mut()
             .for_each(|message| self.guard(message, &mut input_bytes));
-        let mut tools = options.tools.clone().unwrap_or(Json::Null);
         self.guard(&mut tools, &mut input_bytes);
         let mut arguments = Json::Object(options.arguments.clone());
         self.guard(&mut arguments, &mut input_bytes);
@@ -224,6 +243,7 @@ impl ChatTemplate {
             Json::Object(map) => map,
             _ => Map::new(),
         };
+        variables.entry("documents").or_insert(Json::Null);
         variables.insert("messages".into(), Json::Array(messages));
         variables.insert("tools".into(), tools);
         variables.insert(
@@ -310,6 +330,14 @@ impl ChatTemplate {
         out.push_str(text.get(at..).unwrap_or_default());
         out
     }
+}
+
+fn check_count(count: usize) -> Result<(), TemplateError> {
+    let max = MAX_MESSAGES;
+    if count > max {
+        return Err(TemplateError::TooManyMessages { count, max });
+    }
+    Ok(())
 }
 
 fn explain(error: minijinja::Error, fuel: u64) -> TemplateError {

@@ -81,21 +81,6 @@ pub fn model(name: &str) -> Option<PathBuf> {
     Some(fetched.unwrap_or_else(|error| panic!("{name} cannot be fetched: {error}")))
 }
 
-/// The Python of a virtual environment that has these packages; `name` tells environments apart.
-pub fn python_with(name: &str, packages: &[&str]) -> PathBuf {
-    let folder = cache().join("venv").join(name);
-    once(&folder.join("ready"), |temporary| {
-        run(Command::new(python()).args(["-m", "venv"]).arg(&folder));
-        run(Command::new(folder.join("bin/python"))
-            .args(["-m", "pip", "install", "--quiet"])
-            .args(packages));
-        let ready = temporary.join("ready");
-        fs::write(&ready, packages.join("\n")).expect("the marker of a finished environment");
-        ready
-    });
-    folder.join("bin/python")
-}
-
 /// Makes `target` unless it is there. `make` works in a temporary folder and names what to move into place; a lock keeps
 /// other test processes from doing the same at the same time.
 fn once(target: &Path, make: impl FnOnce(&Path) -> PathBuf) {

@@ -3,7 +3,8 @@
 //! The engine charges for instructions and strings, but lists and maps are shared and lazy: in sixty steps a template can
 //! build a list that prints as 2^60 numbers, or one that is nested so deep that dropping it overflows the stack. So the
 //! compiled instructions get company: whatever makes a container is followed by a check of what it made, whatever works
-//! through one is preceded by its price (`weigh`). This uses the engine's unstable interface; its version is pinned.
+//! through one is preceded by its price (`weigh`), and operators that are not Python's are replaced (`python_ops`). This uses
+//! the engine's unstable interface; its version is pinned.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use minijinja::machinery::{CodeGenerator, Instruction, Instructions, Token, pars
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Error, ErrorKind};
 
-use super::weigh;
+use super::{python_ops, weigh};
 
 /// No slot in the engine's table of filters: the name is looked up at every use.
 const UNCACHED: u8 = u8::MAX;
@@ -131,20 +132,15 @@ impl Check {
 const PAY: Check = Check::Filter(weigh::PAY);
 const SOLID: Check = Check::Filter(weigh::SOLID);
 const STORABLE: Check = Check::Filter(weigh::STORABLE);
+const TEXT: Check = Check::Filter(python_ops::TEXT);
+const ITERABLE: Check = Check::Filter(python_ops::ITERABLE);
 
 /// What an instruction's operands need. The last operand is on top; the one below is reached by swapping.
 fn before(instruction: &Instruction<'_>) -> &'static [Check] {
     match instruction {
-        Instruction::Add
-        | Instruction::In
-        | Instruction::Eq
-        | Instruction::Ne
-        | Instruction::Gt
-        | Instruction::Gte
-        | Instruction::Lt
-        | Instruction::Lte
-        | Instruction::CompareAndPreserve(_) => &[PAY],
-        Instruction::StringConcat => &[PAY, Check::Swap, PAY, Check::Swap],
+        Instruction::Eq | Instruction::Ne | Instruction::CompareAndPreserve(_) => &[PAY],
+        Instruction::StringConcat => &[TEXT, Check::Swap, TEXT, Check::Swap],
+        Instruction::PushLoop(_) => &[ITERABLE],
         Instruction::SetAttr(_) => &[Check::Swap, STORABLE, Check::Swap],
         _ => &[],
     }
@@ -154,8 +150,7 @@ fn before(instruction: &Instruction<'_>) -> &'static [Check] {
 fn after(instruction: &Instruction<'_>) -> &'static [Check] {
     match instruction {
         Instruction::BuildList(_) | Instruction::BuildTuple(_) | Instruction::BuildMap(_) => &[PAY],
-        // The operands of a sum have paid for what they hold.
-        Instruction::Add | Instruction::Slice => &[SOLID],
+        Instruction::Slice => &[SOLID],
         Instruction::ApplyFilter(name, ..) if weigh::FLAT_FILTERS.contains(name) => &[SOLID],
         Instruction::Mul
         | Instruction::ApplyFilter(..)
@@ -166,7 +161,9 @@ fn after(instruction: &Instruction<'_>) -> &'static [Check] {
     }
 }
 
+/// The instruction in its new place, or what stands for it.
 fn retargeted<'s>(instruction: &Instruction<'s>, target: impl Fn(u32) -> u32) -> Instruction<'s> {
+    let operator = |name| Instruction::ApplyFilter(name, Some(2), UNCACHED);
     match *instruction {
         Instruction::Iterate(to) => Instruction::Iterate(target(to)),
         Instruction::Jump(to) => Instruction::Jump(target(to)),
@@ -176,6 +173,16 @@ fn retargeted<'s>(instruction: &Instruction<'s>, target: impl Fn(u32) -> u32) ->
         Instruction::BuildMacro(name, to, flags) => {
             Instruction::BuildMacro(name, target(to), flags)
         }
+        Instruction::Add => operator(python_ops::SUM),
+        Instruction::In => operator(python_ops::IN),
+        Instruction::Lt => operator(python_ops::LESS),
+        Instruction::Lte => operator(python_ops::LESS_OR_EQUAL),
+        Instruction::Gt => operator(python_ops::GREATER),
+        Instruction::Gte => operator(python_ops::GREATER_OR_EQUAL),
+        Instruction::GetAttr(name) => match python_ops::method_lookup(name) {
+            Some(filter) => Instruction::ApplyFilter(filter, Some(1), UNCACHED),
+            None => Instruction::GetAttr(name),
+        },
         ref other => other.clone(),
     }
 }

@@ -9,7 +9,7 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use regex::Regex;
 
 use super::python_json::{self, Layout};
-use super::weigh;
+use super::{python_filters, python_methods, python_ops, weigh};
 
 /// The name of the template in error messages.
 pub(super) const NAME: &str = "chat";
@@ -18,20 +18,23 @@ pub(super) const NAME: &str = "chat";
 /// than a runtime's worker thread has in an unoptimised build.
 const RECURSION_LIMIT: usize = 120;
 
-/// The widest indentation that `tojson` writes, so that a template cannot multiply its output by it.
-const MAX_INDENT: usize = 64;
+/// The widest indentation, so that a template cannot multiply its output by it.
+pub(super) const MAX_INDENT: usize = 64;
 
 /// Everything that a template may use.
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_debug(false);
     environment.set_recursion_limit(RECURSION_LIMIT);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(python_methods::call);
     environment.add_filter("tojson", tojson);
     environment.add_filter("from_json", from_json);
     environment.add_function("raise_exception", raise_exception);
     environment.add_test("iterable", is_iterable);
+    environment.add_test("sequence", is_sequence);
     weigh::install(&mut environment);
+    python_ops::install(&mut environment);
+    python_filters::install(&mut environment);
     environment
 }
 
@@ -43,16 +46,17 @@ pub(super) fn syntax() -> Result<SyntaxConfig, Error> {
         .build()
 }
 
-/// `{% generation %}` marks what a trainer learns from; in a prompt it means nothing, but its white space control does.
+/// `{% generation %}` marks what a trainer learns from; in a prompt it means nothing, but its white space control does, and
+/// that what is set inside stays inside.
 pub(super) fn without_generation_tags(source: &str) -> String {
     let Ok(tag) = Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}") else {
         return source.to_owned(); // The pattern is ours and compiles; a test sees to it.
     };
     let replaced = tag.replace_all(source, |tag: &regex::Captures<'_>| {
         let word = if tag.get(2).is_some() {
-            "endif"
+            "endwith"
         } else {
-            "if true"
+            "with"
         };
         format!("{{%{} {word} {}%}}", &tag[1], &tag[3])
     });
@@ -62,6 +66,12 @@ pub(super) fn without_generation_tags(source: &str) -> String {
 /// As in Python, where `None` cannot be iterated over: templates ask before they measure the length of `tools`.
 fn is_iterable(value: &Value) -> bool {
     !value.is_none() && value.try_iter().is_ok()
+}
+
+/// What has a length and items, which texts and mappings have too.
+fn is_sequence(value: &Value) -> bool {
+    use ValueKind::{Map, Seq, String, Undefined};
+    matches!(value.kind(), Map | Seq | String | Undefined)
 }
 
 /// The marker by which `refusal` knows an error that the template raised on purpose.

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
-use super::{MAX_MESSAGES, TemplateError};
+use super::TemplateError;
 
 /// One message of a chat.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -74,6 +74,7 @@ pub(super) struct Expectations {
     pub content: ContentForm,
     pub no_content: NoContentForm,
     pub arguments: ArgumentsForm,
+    pub no_tools: NoToolsForm,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,17 +102,29 @@ pub(super) enum ArgumentsForm {
     Text,
 }
 
+/// How it is said that there are no tools.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum NoToolsForm {
+    #[default]
+    Null,
+    /// An empty list, for templates that go through the tools without asking whether there are any.
+    Empty,
+}
+
+impl NoToolsForm {
+    pub(super) fn json(self) -> Json {
+        match self {
+            NoToolsForm::Null => Json::Null,
+            NoToolsForm::Empty => json!([]),
+        }
+    }
+}
+
 /// The messages as a template of this kind wants them.
 pub(super) fn to_json(
     messages: &[Message],
     expects: Expectations,
 ) -> Result<Vec<Json>, TemplateError> {
-    if messages.len() > MAX_MESSAGES {
-        return Err(TemplateError::TooManyMessages {
-            count: messages.len(),
-            max: MAX_MESSAGES,
-        });
-    }
     messages
         .iter()
         .enumerate()

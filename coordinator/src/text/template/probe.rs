@@ -6,18 +6,20 @@ use std::time::SystemTime;
 
 use serde_json::{Value as Json, json};
 
-use super::message::{ArgumentsForm, ContentForm, Expectations, NoContentForm};
+use super::message::{ArgumentsForm, ContentForm, Expectations, NoContentForm, NoToolsForm};
 use super::{ChatTemplate, RenderOptions};
 
 /// A word that no template writes by itself.
 const NEEDLE: &str = "potluck-probe";
 
 pub(super) fn expectations(template: &ChatTemplate) -> Expectations {
-    let content = content_form(template);
+    let no_tools = no_tools_form(template);
+    let content = content_form(template, no_tools);
     let result =
         json!({"role": "tool", "name": "tool", "tool_call_id": "call00001", "content": "result"});
     let usual = Expectations {
         content,
+        no_tools,
         ..Expectations::default()
     };
     // Some templates treat the last message specially, some know no results.
@@ -42,9 +44,21 @@ fn best_forms(template: &ChatTemplate, usual: Expectations, end: &[Json]) -> Opt
         .map(|(_, forms)| forms)
 }
 
-fn content_form(template: &ChatTemplate) -> ContentForm {
+fn no_tools_form(template: &ChatTemplate) -> NoToolsForm {
+    let works = |form| {
+        let mut contents = [json!(NEEDLE), parts(NEEDLE)].into_iter();
+        contents.any(|content| rendered(template, form, vec![user(content)]).is_some())
+    };
+    if !works(NoToolsForm::Null) && works(NoToolsForm::Empty) {
+        NoToolsForm::Empty
+    } else {
+        NoToolsForm::Null
+    }
+}
+
+fn content_form(template: &ChatTemplate, no_tools: NoToolsForm) -> ContentForm {
     let shows = |content: Json| {
-        rendered(template, vec![user(content)]).is_some_and(|text| text.contains(NEEDLE))
+        rendered(template, no_tools, vec![user(content)]).is_some_and(|text| text.contains(NEEDLE))
     };
     if !shows(json!(NEEDLE)) && shows(parts(NEEDLE)) {
         ContentForm::Parts
@@ -75,7 +89,7 @@ fn flaws(template: &ChatTemplate, forms: Expectations, end: &[Json]) -> Option<u
     let chat = [user(question), answer]
         .into_iter()
         .chain(end.iter().cloned());
-    let prompt = rendered(template, chat.collect())?;
+    let prompt = rendered(template, forms.no_tools, chat.collect())?;
     // A missing content that is printed, and a mapping that is printed in the engine's notation instead of as JSON.
     let shown_wrong = prompt.matches("None").count() + prompt.matches("[True]").count();
     let call_missing = if prompt.contains(NEEDLE) {
@@ -94,8 +108,9 @@ fn parts(text: &str) -> Json {
     json!([{"type": "text", "text": text}])
 }
 
-fn rendered(template: &ChatTemplate, messages: Vec<Json>) -> Option<String> {
+fn rendered(template: &ChatTemplate, no_tools: NoToolsForm, messages: Vec<Json>) -> Option<String> {
     let mut options = RenderOptions::new(SystemTime::UNIX_EPOCH);
+    options.tools = Some(no_tools.json());
     options.add_generation_prompt = false;
     let rendered = template.render_json(messages, &options).ok();
     rendered.map(|rendered| rendered.text())

@@ -4,7 +4,9 @@
 //! than the fuel that was paid for it; see `armour` for where the checks stand.
 
 use minijinja::value::ValueKind;
-use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
+
+use super::python_str;
 
 /// Names of the checks as filters. No template can spell them.
 pub(super) const PAY: &str = "\0pay";
@@ -56,7 +58,15 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     environment.remove_global("debug");
     environment.set_formatter(|out, state, value| {
         pay(state, value)?;
-        minijinja::escape_formatter(out, state, value)
+        match value.kind() {
+            ValueKind::Number | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map
+                if *state.auto_escape() == AutoEscape::None =>
+            {
+                out.write_str(&python_str::text(value)?)
+                    .map_err(Error::from)
+            }
+            _ => minijinja::escape_formatter(out, state, value),
+        }
     });
     comparisons(environment);
 }
@@ -141,14 +151,22 @@ fn solid(state: &State, value: Value) -> Result<Value, Error> {
     if !lazy && !sum {
         return Ok(value);
     }
-    let mut items = Vec::new();
-    for item in value.try_iter()? {
-        if items.len() % SLOTS_PER_FUEL == 0 {
+    listed(state, value.try_iter()?).map(Value::from)
+}
+
+/// All these items, paid for by their number.
+pub(super) fn listed(
+    state: &State,
+    items: impl Iterator<Item = Value>,
+) -> Result<Vec<Value>, Error> {
+    let mut list = Vec::new();
+    for item in items {
+        if list.len() % SLOTS_PER_FUEL == 0 {
             state.consume_fuel(1)?;
         }
-        items.push(item);
+        list.push(item);
     }
-    Ok(Value::from(items))
+    Ok(list)
 }
 
 fn storable(value: Value) -> Result<Value, Error> {
@@ -157,14 +175,16 @@ fn storable(value: Value) -> Result<Value, Error> {
 
 /// A namespace that holds itself would never be freed, and printing it would never end.
 fn check_storable(value: &Value) -> Result<(), Error> {
-    let is_namespace = value
-        .as_object()
-        .is_some_and(|object| object.type_name().ends_with("::Namespace"));
-    if is_namespace {
+    if is_namespace(value) {
         Err(refuse("a namespace cannot be put into another value"))
     } else {
         Ok(())
     }
+}
+
+pub(super) fn is_namespace(value: &Value) -> bool {
+    let object = value.as_object();
+    object.is_some_and(|object| object.type_name().ends_with("::Namespace"))
 }
 
 fn refuse(what: &'static str) -> Error {
