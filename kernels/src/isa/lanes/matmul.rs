@@ -1,7 +1,8 @@
 //! Matrix products: rows in lanes, the weights of a window unpacked once for as many columns as the registers hold.
 //!
 //! A tile is read once from front to back, which the CPU foresees: measured on Zen 4 with huge pages, this reaches the read bandwidth
-//! of the machine for one column, and asking for weights ahead of use only took away from it.
+//! of the machine for one column. What counts is the order in which lines are touched first: when the parts of a Q6_K block were read
+//! with jumps, one core got 5 GB/s instead of 25. Asking for weights ahead of use only took away from it.
 //!
 //! The bits are those of `scalar/matmul.rs`: one fused multiply-add chain per output, in order of k. How codes come out of a
 //! packed tile is in `matmul/nibbles.rs` and `matmul/super_blocks.rs`, float weights in `matmul/float.rs`.
@@ -31,6 +32,11 @@ macro_rules! for_each_column {
     };
 }
 
+/// Most columns that take four windows together: their dot products must stay in registers.
+const fn side_columns<S: Simd>() -> usize {
+    if S::MANY_REGISTERS { 2 } else { 1 }
+}
+
 /// How to get at the codes and scales of a packed tile of one quantised type.
 ///
 /// # Safety
@@ -44,7 +50,7 @@ trait Codes {
     /// Taken off each unsigned code.
     const ZERO: i32 = 0;
     const HAS_MIN: bool = false;
-    /// Each half of a window has an integer sub-scale.
+    /// Each half of a window has an integer sub-scale, and bytes of codes belong to two windows, one after the next one.
     const HAS_SUB: bool = false;
     /// Bits of a code: 4, 5 or 6 unsigned, or 8 signed.
     const BITS: u32;
@@ -66,7 +72,7 @@ trait Codes {
 
     /// Sub-scale of each row for one half window.
     #[inline(always)]
-    unsafe fn sub<S: Simd, const WINDOW: usize, const HALF: usize>(_block: *const u8) -> S::F {
+    unsafe fn sub<S: Simd, const HALF: usize>(_block: *const u8, _window: usize) -> S::F {
         // SAFETY: as the caller promises.
         unsafe { S::splat(1.0) }
     }
@@ -74,6 +80,15 @@ trait Codes {
     /// Half a window: vector g holds elements `16 half + 4 g ..` of each row, one byte each.
     unsafe fn codes<S: Simd, const WINDOW: usize, const HALF: usize>(block: *const u8)
     -> [S::I; 4];
+
+    /// The same of a window and the one after the next, whose codes are in the same bytes.
+    #[inline(always)]
+    unsafe fn codes_of_two<S: Simd, const HALF: usize>(
+        _block: *const u8,
+        _window: usize,
+    ) -> [[S::I; 4]; 2] {
+        unreachable!("a type without sub-scales")
+    }
 
     /// Half a window's dot products, codes prepared.
     unsafe fn dot_half<S: Simd>(dot: S::Dot, codes: &[S::I; 4], acts: *const i8) -> S::Dot;
@@ -297,7 +312,13 @@ impl<S: Simd, T: Codes, const N: usize> Kernel<S> for ByColumns<'_, T, N> {
                         })*
                     };
                 }
-                windows!(0 1 2 3 4 5 6 7);
+                if const { T::HAS_SUB && N <= side_columns::<S>() } {
+                    let d = T::d::<S, 0>(&scales);
+                    add_side::<S, T, N, 0>(block, d, acts, act_stride, &mut acc);
+                    add_side::<S, T, N, 4>(block, d, acts, act_stride, &mut acc);
+                } else {
+                    windows!(0 1 2 3 4 5 6 7);
+                }
                 acts = acts.wrapping_add(T::WINDOWS * act_stride);
             }
             for_each_column!(N, |c| {
@@ -372,18 +393,93 @@ unsafe fn add_half<S: Simd, T: Codes, const N: usize, const WINDOW: usize, const
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        let d = S::mul(d, T::sub::<S, WINDOW, HALF>(block));
+        let d = S::mul(d, T::sub::<S, HALF>(block, WINDOW));
         if const { paired::<S, N>() } {
             return pairs::add_half::<S, T, N, WINDOW, HALF>(block, d, acts, acc);
         }
         let codes = T::prepare::<S>(T::codes::<S, WINDOW, HALF>(block));
         for_each_column!(N, |c| {
             let act = acts.add(c);
-            let dot = S::dot_start(zero_point::<S, T, HALF>(), minus::<HALF>(act));
-            let acts = (&raw const (*act).codes).cast::<i8>().add(16 * HALF);
-            let dot = T::dot_half::<S>(dot, &codes, acts);
+            let dot = half_dot::<S, T, HALF>(&codes, act);
             acc[c] = add_scaled::<S, T, HALF>(acc[c], d, act, dot);
         });
+    }
+}
+
+/// The dot product of half a window on its own, codes prepared.
+#[inline(always)]
+unsafe fn half_dot<S: Simd, T: Codes, const HALF: usize>(
+    codes: &[S::I; 4],
+    act: *const ActBlock,
+) -> S::Dot {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let dot = S::dot_start(zero_point::<S, T, HALF>(), minus::<HALF>(act));
+        let acts = (&raw const (*act).codes).cast::<i8>().add(16 * HALF);
+        T::dot_half::<S>(dot, codes, acts)
+    }
+}
+
+/// The four windows from `FIRST` on, all dot products before the first sum: each byte is unpacked once.
+#[inline(always)]
+unsafe fn add_side<S: Simd, T: Codes, const N: usize, const FIRST: usize>(
+    block: *const u8,
+    d: S::F,
+    acts: *const ActBlock,
+    act_stride: usize,
+    acc: &mut [S::F; N],
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let acts = [
+            acts.wrapping_add(FIRST * act_stride),
+            acts.wrapping_add((FIRST + 1) * act_stride),
+            acts.wrapping_add((FIRST + 2) * act_stride),
+            acts.wrapping_add((FIRST + 3) * act_stride),
+        ];
+        let (even, odd) = ([acts[0], acts[2]], [acts[1], acts[3]]);
+        // In the order in which their codes lie.
+        let [low_0, low_2] = dots_of_two::<S, T, N, LOW_HALF>(block, FIRST, even);
+        let [high_0, high_2] = dots_of_two::<S, T, N, HIGH_HALF>(block, FIRST, even);
+        let [low_1, low_3] = dots_of_two::<S, T, N, LOW_HALF>(block, FIRST + 1, odd);
+        let [high_1, high_3] = dots_of_two::<S, T, N, HIGH_HALF>(block, FIRST + 1, odd);
+        let dots = [
+            (low_0, high_0),
+            (low_1, high_1),
+            (low_2, high_2),
+            (low_3, high_3),
+        ];
+        for i in 0..4 {
+            let (low, high) = dots[i];
+            let d_low = S::mul(d, T::sub::<S, LOW_HALF>(block, FIRST + i));
+            let d_high = S::mul(d, T::sub::<S, HIGH_HALF>(block, FIRST + i));
+            for_each_column!(N, |c| {
+                let act = acts[i].add(c);
+                acc[c] = add_scaled::<S, T, LOW_HALF>(acc[c], d_low, act, low[c]);
+                acc[c] = add_scaled::<S, T, HIGH_HALF>(acc[c], d_high, act, high[c]);
+            });
+        }
+    }
+}
+
+/// Dot products of half of `window` and of the window after the next.
+#[inline(always)]
+unsafe fn dots_of_two<S: Simd, T: Codes, const N: usize, const HALF: usize>(
+    block: *const u8,
+    window: usize,
+    acts: [*const ActBlock; 2],
+) -> [[S::Dot; N]; 2] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let [first, second] = T::codes_of_two::<S, HALF>(block, window);
+        let (first, second) = (T::prepare::<S>(first), T::prepare::<S>(second));
+        let start = S::dot_start(zero_point::<S, T, HALF>(), minus::<HALF>(acts[0]));
+        let mut dots = [[start; N]; 2];
+        for_each_column!(N, |c| {
+            dots[0][c] = half_dot::<S, T, HALF>(&first, acts[0].add(c));
+            dots[1][c] = half_dot::<S, T, HALF>(&second, acts[1].add(c));
+        });
+        dots
     }
 }
 

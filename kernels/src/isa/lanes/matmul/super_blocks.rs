@@ -167,39 +167,61 @@ impl Codes for Q6_K {
     }
 
     #[inline(always)]
-    unsafe fn sub<S: Simd, const WINDOW: usize, const HALF: usize>(block: *const u8) -> S::F {
+    unsafe fn sub<S: Simd, const HALF: usize>(block: *const u8, window: usize) -> S::F {
         // SAFETY: as for the trait: 16 bytes a row.
-        unsafe { S::load_i8(block.add((Q6_SUB + WINDOW * 2 + HALF) * S::LANES)) }
+        unsafe { S::load_i8(block.add((Q6_SUB + window * 2 + HALF) * S::LANES)) }
     }
 
-    /// Each half of the block has 64 bytes of nibbles a row: windows 0 and 1 in the low, 2 and 3 in the high ones; and
-    /// 32 bytes of upper bits, two for each of its windows.
     #[inline(always)]
     unsafe fn codes<S: Simd, const WINDOW: usize, const HALF: usize>(
         block: *const u8,
     ) -> [S::I; 4] {
-        let (side, quarter) = (WINDOW / 4, WINDOW % 4);
-        let side = Q6_CODES + side * Q6_SIDE;
-        let low = match quarter % 2 {
-            0 => side + HALF * 32,
-            _ => side + 64 + HALF * 16,
-        };
-        let (low, upper) = (low * S::LANES, (side + 16 + HALF * 32) * S::LANES);
+        // SAFETY: as for the trait.
+        unsafe { q6_k_codes::<S>(block, WINDOW, HALF) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes_of_two<S: Simd, const HALF: usize>(
+        block: *const u8,
+        window: usize,
+    ) -> [[S::I; 4]; 2] {
         // SAFETY: as for the trait.
         unsafe {
-            let mut codes = nibbles::<S>(block.add(low), quarter / 2);
-            let mask = S::splat_byte(0x30);
-            for (g, code) in codes.iter_mut().enumerate() {
-                let bits = S::load_bytes(block.add(upper + g * vector_bytes::<S>()));
-                let bits = match quarter {
-                    0 => S::shl_16::<4>(bits),
-                    1 => S::shl_16::<2>(bits),
-                    2 => bits,
-                    _ => S::shr_16::<2>(bits),
-                };
-                *code = S::or(*code, S::and(bits, mask));
-            }
-            codes
+            [
+                q6_k_codes::<S>(block, window, HALF),
+                q6_k_codes::<S>(block, window + 2, HALF),
+            ]
         }
+    }
+}
+
+/// Each half of a block has 64 bytes of nibbles a row: windows 0 and 1 in the low, 2 and 3 in the high ones; and 32 bytes of upper
+/// bits, two for each of its windows.
+///
+/// # Safety
+/// As for [`Codes`].
+#[inline(always)]
+unsafe fn q6_k_codes<S: Simd>(block: *const u8, window: usize, half: usize) -> [S::I; 4] {
+    let (side, quarter) = (Q6_CODES + window / 4 * Q6_SIDE, window % 4);
+    let low = match quarter % 2 {
+        0 => side + half * 32,
+        _ => side + 64 + half * 16,
+    };
+    let (low, upper) = (low * S::LANES, (side + 16 + half * 32) * S::LANES);
+    // SAFETY: as for the trait.
+    unsafe {
+        let mut codes = nibbles::<S>(block.add(low), quarter / 2);
+        let mask = S::splat_byte(0x30);
+        for (g, code) in codes.iter_mut().enumerate() {
+            let bits = S::load_bytes(block.add(upper + g * vector_bytes::<S>()));
+            let bits = match quarter {
+                0 => S::shl_16::<4>(bits),
+                1 => S::shl_16::<2>(bits),
+                2 => bits,
+                _ => S::shr_16::<2>(bits),
+            };
+            *code = S::or(*code, S::and(bits, mask));
+        }
+        codes
     }
 }
