@@ -1,4 +1,4 @@
-//! Speed of attention: `cargo run -p potluck-kernels --release --example attention_bench`.
+//! Speed of attention: `cargo run -p potluck-kernels --release --example attention_bench [isa]`.
 //!
 //! One layer of each shape and type of cache, as the best of several calls: microseconds, GB of cache read and billions of
 //! multiply-adds a second (causal positions only). A call of one token finds none of its keys and values in the CPU's caches, as
@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use potluck_kernels::{
-    AttentionRun, AttentionSpec, KV_BLOCK, Kernels, KvBlock, KvBlocks, KvPage, KvType, Pool,
+    AttentionRun, AttentionSpec, Isa, KV_BLOCK, Kernels, KvBlock, KvBlocks, KvPage, KvType, Pool,
     kv_store,
 };
 
@@ -33,8 +33,10 @@ impl KvBlocks for Cache {
     }
 }
 
-fn main() {
-    let kernels = Kernels::detect();
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let isa = std::env::args().nth(1);
+    let isa = isa.map_or(Ok(Isa::detect()), |name| Isa::from_name(&name))?;
+    let kernels = Kernels::new(isa)?;
     println!("{}", kernels.isa().name());
     println!("heads kv dim cache threads tokens before       us   GB/s GMAC/s");
     for (n_heads, n_kv_heads, head_dim) in SHAPES {
@@ -66,6 +68,7 @@ fn main() {
             }
         }
     }
+    Ok(())
 }
 
 fn cache(spec: &AttentionSpec, ty: KvType, n_positions: usize, n_layers: usize) -> Cache {

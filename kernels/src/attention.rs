@@ -11,7 +11,7 @@ mod tile;
 use std::ops::Range;
 
 pub use cache::{KV_BLOCK, KvSlice, KvSliceMut, KvType, kv_store};
-pub(crate) use cache::{KvHead, Q8_0_BLOCK};
+pub(crate) use cache::{KvHead, Q8_0_BLOCK, STRIPE, key_at, key_scale_at, value_at};
 pub use page::KvPage;
 pub(crate) use schedule::attention;
 pub(crate) use tile::BlockArgs;

@@ -1,7 +1,9 @@
 //! What a block of the KV cache holds, and how keys and values get into it.
 //!
-//! A block is 128 positions of one layer, `[kv_head][K][V]`: K is stored `(head_dim, 128)`, so that positions lie in vector lanes
-//! when scores are computed, V is `(128, head_dim)`, so that dimensions do when it is summed. What is stored is widened to f32
+//! A block is 128 positions of one layer, `[kv_head][K][V]`: of K, positions lie side by side, so that they are in vector lanes when
+//! scores are computed, of V dimensions, so that those are when it is summed. Both lie in stripes as wide as what is computed at a
+//! time, K as `(2, head_dim, 64)` and V as `(head_dim / 64, 128, 64)` with what is left of the dimensions in the last stripe: then
+//! attention touches lines in the order in which they lie, and memory is foreseen to be needed. What is stored is widened to f32
 //! exactly, so attention has one arithmetic for all types.
 
 use half::f16;
@@ -13,6 +15,9 @@ pub const KV_BLOCK: usize = 128;
 
 /// Elements of a head that share a scale in q8_0.
 pub(crate) const Q8_0_BLOCK: usize = 32;
+
+/// Positions of keys, and dimensions of values, that lie side by side.
+pub(crate) const STRIPE: usize = 64;
 
 /// How keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +37,7 @@ pub enum KvSlice<'a> {
     F16(&'a [f16]),
     Q8_0 {
         codes: &'a [i8],
-        /// In the order of the codes: `(head_dim / 32, 128)` for K, `(128, head_dim / 32)` for V.
+        /// In the order of the codes: of K 32 rows share a row of scales, of V 32 codes share a scale.
         scales: &'a [f16],
     },
 }
@@ -132,13 +137,27 @@ fn store<T>(
         .zip(v.chunks_exact(head_dim))
     {
         let (keys, values) = head.split_at_mut(KV_BLOCK * head_dim);
-        for (place, k) in keys.iter_mut().skip(slot).step_by(KV_BLOCK).zip(k) {
-            *place = narrow(*k);
-        }
-        for (place, v) in values[slot * head_dim..].iter_mut().zip(v) {
-            *place = narrow(*v);
+        for (d, (k, v)) in k.iter().zip(v).enumerate() {
+            keys[key_at(slot, d, head_dim)] = narrow(*k);
+            values[value_at(slot, d, head_dim)] = narrow(*v);
         }
     }
+}
+
+/// Where element `d` of the key in `slot` is.
+pub(crate) fn key_at(slot: usize, d: usize, head_dim: usize) -> usize {
+    (slot / STRIPE * head_dim + d) * STRIPE + slot % STRIPE
+}
+
+/// Where the scale of element `d` of the key in `slot` is, in q8_0.
+pub(crate) fn key_scale_at(slot: usize, d: usize, head_dim: usize) -> usize {
+    key_at(slot, d / Q8_0_BLOCK, head_dim / Q8_0_BLOCK)
+}
+
+/// Where element `d` of the value in `slot` is.
+pub(crate) fn value_at(slot: usize, d: usize, head_dim: usize) -> usize {
+    let first = d / STRIPE * STRIPE;
+    first * KV_BLOCK + slot * STRIPE.min(head_dim - first) + d % STRIPE
 }
 
 /// One head's key and value.
@@ -148,15 +167,16 @@ fn store_q8_0(codes: &mut [i8], scales: &mut [f16], slot: usize, k: &[f32], v: &
     let (k_scales, v_scales) = scales.split_at_mut(KV_BLOCK * n_scales);
     let blocks = k.as_chunks::<Q8_0_BLOCK>().0.iter();
     for (b, (k, v)) in blocks.zip(v.as_chunks::<Q8_0_BLOCK>().0).enumerate() {
+        let first = b * Q8_0_BLOCK;
         let (scale, codes) = quantize_q8_0(k);
-        k_scales[b * KV_BLOCK + slot] = scale;
-        let places = k_codes[b * Q8_0_BLOCK * KV_BLOCK..].iter_mut();
-        for (place, code) in places.skip(slot).step_by(KV_BLOCK).zip(codes) {
-            *place = code;
+        k_scales[key_scale_at(slot, first, head_dim)] = scale;
+        for (d, code) in (first..).zip(codes) {
+            k_codes[key_at(slot, d, head_dim)] = code;
         }
         let (scale, codes) = quantize_q8_0(v);
-        v_scales[slot * n_scales + b] = scale;
-        v_codes[slot * head_dim + b * Q8_0_BLOCK..][..Q8_0_BLOCK].copy_from_slice(&codes);
+        let at = value_at(slot, first, head_dim);
+        v_scales[at / Q8_0_BLOCK] = scale;
+        v_codes[at..at + Q8_0_BLOCK].copy_from_slice(&codes);
     }
 }
 
@@ -205,20 +225,20 @@ impl KvHead<'_> {
     }
 
     /// Element `d` of the key in `slot`.
-    pub(crate) fn key(&self, slot: usize, d: usize) -> f32 {
-        let at = d * KV_BLOCK + slot;
+    pub(crate) fn key(&self, slot: usize, d: usize, head_dim: usize) -> f32 {
+        let at = key_at(slot, d, head_dim);
         match self {
             KvHead::F32 { k, .. } => k[at],
             KvHead::F16 { k, .. } => k[at].to_f32(),
             KvHead::Q8_0 { k, k_scales, .. } => {
-                f32::from(k[at]) * k_scales[d / Q8_0_BLOCK * KV_BLOCK + slot]
+                f32::from(k[at]) * k_scales[key_scale_at(slot, d, head_dim)]
             }
         }
     }
 
     /// Element `d` of the value in `slot`.
     pub(crate) fn value(&self, slot: usize, d: usize, head_dim: usize) -> f32 {
-        let at = slot * head_dim + d;
+        let at = value_at(slot, d, head_dim);
         match self {
             KvHead::F32 { v, .. } => v[at],
             KvHead::F16 { v, .. } => v[at].to_f32(),

@@ -10,7 +10,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::{
-    AttentionRun, AttentionSpec, KV_BLOCK, KvBlock, KvBlocks, KvHead, KvSlice, Q8_0_BLOCK,
+    AttentionRun, AttentionSpec, KV_BLOCK, KvBlock, KvBlocks, KvHead, KvSlice, Q8_0_BLOCK, STRIPE,
 };
 use crate::kernels::Kernels;
 use crate::pool::Disjoint;
@@ -237,7 +237,7 @@ impl Wide {
                     };
                 }
                 let (k, v) = (grown(k, len), grown(v, len));
-                kernels.widen_q8_0(keys, k_scales, KV_BLOCK, k);
+                kernels.widen_q8_0(keys, k_scales, STRIPE, k);
                 kernels.widen_q8_0(values, v_scales, 1, v);
                 KvHead::F32 { k, v }
             }

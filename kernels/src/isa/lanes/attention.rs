@@ -9,7 +9,9 @@ use half::f16;
 use super::elementwise::softcap_lanes;
 use super::exp::exp;
 use super::matmul::float::{F16, F32, Widen};
-use crate::attention::{BlockArgs, KV_BLOCK, KvHead, Q8_0_BLOCK};
+use crate::attention::{
+    BlockArgs, KV_BLOCK, KvHead, Q8_0_BLOCK, STRIPE, key_at, key_scale_at, value_at,
+};
 use crate::isa::scalar;
 use crate::isa::simd::{Kernel, Simd};
 
@@ -23,12 +25,17 @@ type Scores = [f32; KV_BLOCK];
 /// How to get at the keys and values of one head as f32.
 ///
 /// # Safety
-/// Of every method: the CPU has the instructions of `S`, and the slots, dimensions and vectors after them lie within the head. Methods
-/// are marked `#[inline(always)]`.
+/// Of every method: the CPU has the instructions of `S`, and the slots, dimensions and vectors after them lie within the head and in
+/// one stripe. Methods are marked `#[inline(always)]`.
 trait Cache: Copy {
     /// Scales of the keys of `N` vectors of slots, for 32 dimensions from `d`, a multiple of 32.
     #[inline(always)]
-    unsafe fn key_scales<S: Simd, const N: usize>(self, _slot: usize, _d: usize) -> [S::F; N] {
+    unsafe fn key_scales<S: Simd, const N: usize>(
+        self,
+        _slot: usize,
+        _d: usize,
+        _head_dim: usize,
+    ) -> [S::F; N] {
         // SAFETY: as the caller promises.
         unsafe { [S::splat(1.0); N] }
     }
@@ -38,6 +45,7 @@ trait Cache: Copy {
         self,
         slot: usize,
         d: usize,
+        head_dim: usize,
         scales: [S::F; N],
     ) -> [S::F; N];
 
@@ -89,11 +97,12 @@ impl<W: Widen> Cache for Plain<W> {
         self,
         slot: usize,
         d: usize,
+        head_dim: usize,
         _scales: [S::F; N],
     ) -> [S::F; N] {
         // SAFETY: as for the trait.
         unsafe {
-            let from = self.k.add((d * KV_BLOCK + slot) * W::BYTES);
+            let from = self.k.add(key_at(slot, d, head_dim) * W::BYTES);
             vectors!(N, |i| W::load::<S>(from.add(i * S::LANES * W::BYTES)))
         }
     }
@@ -107,7 +116,7 @@ impl<W: Widen> Cache for Plain<W> {
     ) -> [S::F; N] {
         // SAFETY: as for the trait.
         unsafe {
-            let from = self.v.add((slot * head_dim + d) * W::BYTES);
+            let from = self.v.add(value_at(slot, d, head_dim) * W::BYTES);
             vectors!(N, |i| W::load::<S>(from.add(i * S::LANES * W::BYTES)))
         }
     }
@@ -115,10 +124,15 @@ impl<W: Widen> Cache for Plain<W> {
 
 impl Cache for Q8_0 {
     #[inline(always)]
-    unsafe fn key_scales<S: Simd, const N: usize>(self, slot: usize, d: usize) -> [S::F; N] {
+    unsafe fn key_scales<S: Simd, const N: usize>(
+        self,
+        slot: usize,
+        d: usize,
+        head_dim: usize,
+    ) -> [S::F; N] {
         // SAFETY: as for the trait.
         unsafe {
-            let from = self.2.add(d / Q8_0_BLOCK * KV_BLOCK + slot);
+            let from = self.2.add(key_scale_at(slot, d, head_dim));
             vectors!(N, |i| S::load(from.add(i * S::LANES)))
         }
     }
@@ -128,11 +142,12 @@ impl Cache for Q8_0 {
         self,
         slot: usize,
         d: usize,
+        head_dim: usize,
         scales: [S::F; N],
     ) -> [S::F; N] {
         // SAFETY: as for the trait.
         unsafe {
-            let from = self.0.add(d * KV_BLOCK + slot);
+            let from = self.0.add(key_at(slot, d, head_dim));
             vectors!(N, |i| S::mul(
                 S::load_i8(from.add(i * S::LANES).cast()),
                 scales[i]
@@ -149,7 +164,7 @@ impl Cache for Q8_0 {
     ) -> [S::F; N] {
         // SAFETY: as for the trait.
         unsafe {
-            let at = slot * head_dim + d;
+            let at = value_at(slot, d, head_dim);
             vectors!(N, |i| {
                 let at = at + i * S::LANES;
                 let scale = S::splat(*self.3.add(at / Q8_0_BLOCK));
@@ -274,6 +289,7 @@ impl Rows<'_> {
             return;
         };
         let step = N * S::LANES;
+        const { assert!(STRIPE.is_multiple_of(N * S::LANES)) };
         for slot in (first / step * step..end).step_by(step) {
             // SAFETY: as the caller promises; `slot` and those of its vectors lie in the block.
             unsafe { score_slots::<S, C, R, N>(args, cache, q, slot, scores) };
@@ -306,9 +322,9 @@ unsafe fn score_slots<S: Simd, C: Cache, const R: usize, const N: usize>(
     unsafe {
         let mut dots = [[S::splat(0.0); N]; R];
         for first in (0..args.head_dim).step_by(Q8_0_BLOCK) {
-            let scales = cache.key_scales::<S, N>(slot, first);
+            let scales = cache.key_scales::<S, N>(slot, first, args.head_dim);
             for d in first..args.head_dim.min(first + Q8_0_BLOCK) {
-                let keys = cache.keys::<S, N>(slot, d, scales);
+                let keys = cache.keys::<S, N>(slot, d, args.head_dim, scales);
                 for (r, dots) in dots.iter_mut().enumerate() {
                     let q = S::splat(*q.as_ptr().add(r * args.head_dim + d));
                     for (dot, keys) in dots.iter_mut().zip(keys) {

@@ -28,10 +28,9 @@ pub(crate) fn attend_block(args: &BlockArgs<'_>, scores: &mut [f32], states: &mu
             continue;
         }
         for slot in live.clone() {
-            let dot = q
-                .iter()
-                .enumerate()
-                .fold(0.0, |dot: f32, (d, q)| q.mul_add(args.kv.key(slot, d), dot));
+            let dot = q.iter().enumerate().fold(0.0, |dot: f32, (d, q)| {
+                q.mul_add(args.kv.key(slot, d, dim), dot)
+            });
             let score = dot * args.scale;
             scores[slot] = args.softcap.map_or(score, |cap| cap * tanh(score / cap));
         }
