@@ -2,8 +2,11 @@
 //!
 //! Joins what knows text (`text`: template, tokenizer, decoder, stop strings) with what knows sequences (`engine`: token ids
 //! in, token ids out). The HTTP API and the command line both stand on this; nothing here knows either of them. Start at
-//! [`Answerer::answer`]; `prompt` is the way in, `writer` and [`Answer`] the way out.
+//! [`Answerer::answer`], or [`Answerer::choices`] for several answers at once; `prompt` and `bias` are the way in, `writer` and
+//! [`Answer`] the way out.
 
+mod bias;
+mod choices;
 mod error;
 mod prompt;
 mod stream;
@@ -18,6 +21,8 @@ use tokio::sync::Semaphore;
 use crate::engine::{EngineHandle, GenerateRequest};
 use crate::text::{AddBos, ChatTemplate, Message, Special, StopMatcher, TokenId, Tokenizer};
 
+pub use bias::{Bias, BiasError, Biased};
+pub use choices::Choices;
 pub use error::AnswerError;
 pub use stream::Answer;
 pub use writer::Delta;
@@ -54,8 +59,12 @@ pub struct AnswerRequest {
     pub input: Input,
     /// `None` lets the answer go on until the model ends it or the context is full.
     pub max_tokens: Option<u32>,
-    /// `seed` and `index` in it are ignored.
+    /// `seed`, `index` and `logit_bias` in it are ignored.
     pub sampling: Sampling,
+    /// Tokens and texts that are made more or less likely.
+    pub biases: Vec<Bias>,
+    /// The model never ends the answer by itself.
+    pub ignore_end: bool,
     /// The same seed gives the same answer; `None` draws one.
     pub seed: Option<u64>,
     /// Strings that end the answer; they are not part of it.
@@ -106,6 +115,18 @@ impl Timings {
         per_second(self.prompt_tokens, self.prompt_ms)
     }
 
+    /// Those of several answers to one prompt, which grew at the same time.
+    pub fn together(all: &[Timings]) -> Timings {
+        let longest = |ms: fn(&Timings) -> f64| all.iter().map(ms).fold(0.0, f64::max);
+        let predicted = all.iter().map(|timings| timings.predicted_tokens);
+        Timings {
+            prompt_tokens: all.first().map_or(0, |timings| timings.prompt_tokens),
+            prompt_ms: longest(|timings| timings.prompt_ms),
+            predicted_tokens: predicted.fold(0, u32::saturating_add),
+            predicted_ms: longest(|timings| timings.predicted_ms),
+        }
+    }
+
     /// The first token comes out of the prompt's computation and costs no time of its own.
     pub fn predicted_per_second(&self) -> f64 {
         per_second(self.predicted_tokens.saturating_sub(1), self.predicted_ms)
@@ -129,6 +150,14 @@ pub struct Answerer {
     preparing: Arc<Semaphore>,
 }
 
+/// A request as the engine is asked.
+struct Question {
+    prompt: Vec<TokenId>,
+    max_tokens: u32,
+    sampling: Sampling,
+    stops: StopMatcher,
+}
+
 impl Answerer {
     pub fn new(model: ServedModel, engine: EngineHandle) -> Answerer {
         Answerer {
@@ -145,27 +174,66 @@ impl Answerer {
 
     /// Asks. What is wrong with the request itself shows here; dropping the future or the [`Answer`] cancels.
     pub async fn answer(&self, request: AnswerRequest) -> Result<Answer, AnswerError> {
+        let question = self.question(request).await?;
+        self.begin(&question, 0).await
+    }
+
+    /// Asks for `n` answers. The first is what [`Answerer::answer`] would give.
+    pub async fn choices(&self, request: AnswerRequest, n: u32) -> Result<Choices, AnswerError> {
+        let question = self.question(request).await?;
+        let mut answers = Vec::new();
+        for index in 0..n {
+            answers.push(self.begin(&question, index).await?);
+        }
+        Ok(Choices::new(answers))
+    }
+
+    async fn question(&self, request: AnswerRequest) -> Result<Question, AnswerError> {
         let stops = StopMatcher::new(&request.stop)?;
-        let seed = request.seed.unwrap_or_else(random_u64);
         let sampling = Sampling {
-            seed,
+            seed: request.seed.unwrap_or_else(random_u64),
             index: 0,
+            logit_bias: [].into(),
             ..request.sampling
         };
         sampling.validate().map_err(AnswerError::Sampling)?;
-        let input = request.input;
-        let prompt = self
-            .prepare(move |model| prompt::tokens(model, &input))
-            .await?;
-        let n_prompt = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        let generation = self.engine.generate(GenerateRequest {
+        let (input, biases) = (request.input, request.biases);
+        let never = match request.ignore_end {
+            true => Arc::clone(&self.end_tokens),
+            false => [].into(),
+        };
+        let prepared = self.prepare(move |model| {
+            let biases = bias::resolve(&model.tokenizer, &biases, &never)?;
+            Ok((prompt::tokens(model, &input)?, biases))
+        });
+        let (prompt, biases) = prepared.await?;
+        Ok(Question {
             prompt,
             max_tokens: request.max_tokens.unwrap_or(self.model.context_tokens),
+            sampling: Sampling {
+                logit_bias: biases.into(),
+                ..sampling
+            },
+            stops,
+        })
+    }
+
+    /// Begins answer `index` to a question.
+    async fn begin(&self, question: &Question, index: u32) -> Result<Answer, AnswerError> {
+        let sampling = Sampling {
+            seed: choices::seed_of(question.sampling.seed, index),
+            ..question.sampling.clone()
+        };
+        let generation = self.engine.generate(GenerateRequest {
+            prompt: question.prompt.clone(),
+            max_tokens: question.max_tokens,
             sampling,
             end_tokens: Arc::clone(&self.end_tokens),
         });
         let generation = generation.await?;
-        let writer = writer::AnswerWriter::new(Arc::clone(&self.model.tokenizer), stops);
+        let tokenizer = Arc::clone(&self.model.tokenizer);
+        let writer = writer::AnswerWriter::new(tokenizer, question.stops.clone());
+        let n_prompt = u32::try_from(question.prompt.len()).unwrap_or(u32::MAX);
         Ok(Answer::new(generation, writer, n_prompt))
     }
 
@@ -181,10 +249,10 @@ impl Answerer {
     }
 
     /// Renders and encodes on a thread that may compute for long.
-    async fn prepare(
+    async fn prepare<T: Send + 'static>(
         &self,
-        tokens: impl FnOnce(&ServedModel) -> Result<Vec<TokenId>, AnswerError> + Send + 'static,
-    ) -> Result<Vec<TokenId>, AnswerError> {
+        tokens: impl FnOnce(&ServedModel) -> Result<T, AnswerError> + Send + 'static,
+    ) -> Result<T, AnswerError> {
         let _permit = self.preparing.acquire().await.ok();
         let model = Arc::clone(&self.model);
         let prepared = tokio::task::spawn_blocking(move || tokens(&model));

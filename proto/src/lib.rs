@@ -2,7 +2,8 @@
 //! the wire form is turned into what the program means.
 //!
 //! How connections come about is the business of `link`, who connects to whom that of `worker` and `coordinator`; models are
-//! unknown here. Read `id.rs`, then `step.rs`; `frame.rs` cuts long steps into frames and puts them together again.
+//! unknown here. Read `id.rs`, then `step.rs` and `sampling.rs`; `frame.rs` cuts long steps into frames and puts them together
+//! again.
 #![forbid(unsafe_code)]
 
 pub mod advert;
@@ -11,6 +12,8 @@ mod id;
 mod kv;
 pub mod limits;
 mod manifest;
+mod pairs;
+mod sampling;
 mod step;
 
 /// Messages and services generated from `proto/potluck/v1/node.proto`.
@@ -25,10 +28,11 @@ pub use id::{
 };
 pub use kv::{KvCacheType, UnknownKvCacheType};
 pub use manifest::{ContentHash, Manifest, ManifestTensor, MetadataValue};
-pub use step::{Run, RunResult, Sampling, Step, StepResult};
+pub use sampling::{LogitBias, Logprobs, Sampling, TokenLogprob};
+pub use step::{Run, RunResult, Step, StepResult};
 
 /// Version of the protocol that this build speaks. A peer that differs by more than one is refused.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Something on the wire that breaks the rules of the protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -33,7 +33,20 @@ pub const MAX_SOURCES: usize = 256;
 /// Dimensions of a tensor.
 pub const MAX_DIMS: usize = 4;
 
-/// Tokens that the penalties may look back over.
-pub const MAX_PENALTY_WINDOW: u32 = 4096;
+/// Tokens that the penalties may look back over: counting them takes about a millisecond.
+pub const MAX_PENALTY_WINDOW: u32 = 1 << 16;
+
+/// Tokens that the penalties of a worker of protocol 2 may look back over.
+pub const MAX_PENALTY_WINDOW_2: u32 = 4096;
+
+/// Tokens of one sequence whose logits are changed. They travel with each of its tokens, 8 bytes an entry.
+pub const MAX_LOGIT_BIASES: usize = 2048;
+
+/// The farthest that a logit is moved: beyond any that models give, and no sum with it overflows.
+pub const MAX_LOGIT_BIAS: f32 = 10_000.0;
+
+/// The most likely tokens that are told with each token: OpenAI's limit.
+pub const MAX_TOP_LOGPROBS: u32 = 20;
 
 const _: () = assert!(MAX_FRAME_BYTES * 2 < MAX_MESSAGE_BYTES);
+const _: () = assert!(MAX_STEP_RUNS * MAX_LOGIT_BIASES * 8 + MAX_FRAME_BYTES < MAX_MESSAGE_BYTES);

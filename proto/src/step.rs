@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{SeqId, StepId, WireError, limits, wire};
+use crate::{Logprobs, Sampling, SeqId, StepId, WireError, limits, wire};
 
 /// One pass round the ring.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,76 +32,8 @@ pub struct Run {
     pub sampling: Option<Sampling>,
 }
 
-/// How the next token is drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
-    /// Random numbers are f(seed, index): they do not depend on what else is computed.
-    pub seed: u64,
-    /// Index of the token within the answer.
-    pub index: u32,
-    /// 0 takes the most likely token.
-    pub temperature: f32,
-    /// Keep the k most likely tokens; 0 keeps all.
-    pub top_k: u32,
-    /// Keep the most likely tokens whose probabilities sum to p; 1 keeps all.
-    pub top_p: f32,
-    /// Keep tokens at least this likely relative to the most likely one; 0 keeps all.
-    pub min_p: f32,
-    /// Divides positive and multiplies negative logits of recent tokens; 1 is off.
-    pub repeat_penalty: f32,
-    /// Subtracted from the logit for each recent occurrence.
-    pub frequency_penalty: f32,
-    /// Subtracted from the logit once for a token that occurred recently.
-    pub presence_penalty: f32,
-    /// How many tokens back "recent" reaches.
-    pub penalty_window: u32,
-}
-
-impl Sampling {
-    /// The most likely token, nothing else.
-    pub fn greedy() -> Self {
-        Sampling {
-            seed: 0,
-            index: 0,
-            temperature: 0.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repeat_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            penalty_window: 64,
-        }
-    }
-
-    /// Checks that every value is finite and within its meaning.
-    pub fn validate(&self) -> Result<(), WireError> {
-        let ranges = [
-            ("temperature", self.temperature, 0.0, 100.0),
-            ("top_p", self.top_p, 0.0, 1.0),
-            ("min_p", self.min_p, 0.0, 1.0),
-            ("repeat_penalty", self.repeat_penalty, 0.01, 100.0),
-            ("frequency_penalty", self.frequency_penalty, -100.0, 100.0),
-            ("presence_penalty", self.presence_penalty, -100.0, 100.0),
-        ];
-        for (field, value, low, high) in ranges {
-            if !(low..=high).contains(&value) {
-                return Err(WireError::Invalid {
-                    field,
-                    why: format!("{value} is not between {low} and {high}"),
-                });
-            }
-        }
-        at_most(
-            "penalty_window",
-            self.penalty_window.into(),
-            limits::MAX_PENALTY_WINDOW.into(),
-        )
-    }
-}
-
 /// What the last stage returns for a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepResult {
     /// The step.
     pub id: StepId,
@@ -112,7 +44,7 @@ pub struct StepResult {
 }
 
 /// What became of one run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RunResult {
     /// The sequence.
     pub seq: SeqId,
@@ -120,6 +52,8 @@ pub struct RunResult {
     pub kv_len: u32,
     /// The sampled token, where one was asked for.
     pub token: Option<u32>,
+    /// Where they were asked for.
+    pub logprobs: Option<Logprobs>,
 }
 
 impl Step {
@@ -199,7 +133,7 @@ impl Run {
             pos: self.pos,
             tokens: self.tokens.iter().flat_map(|id| id.to_le_bytes()).collect(),
             rollback: self.rollback,
-            sampling: self.sampling.as_ref().map(sampling_to_wire),
+            sampling: self.sampling.as_ref().map(Sampling::to_wire),
         }
     }
 
@@ -215,7 +149,7 @@ impl Run {
             pos: run.pos,
             tokens,
             rollback: run.rollback,
-            sampling: run.sampling.map(sampling_from_wire).transpose()?,
+            sampling: run.sampling.map(Sampling::from_wire).transpose()?,
         })
     }
 }
@@ -231,53 +165,13 @@ fn token_ids(bytes: &Bytes) -> Result<Vec<u32>, WireError> {
     Ok(ids.iter().map(|id| u32::from_le_bytes(*id)).collect())
 }
 
-fn sampling_to_wire(sampling: &Sampling) -> wire::Sampling {
-    wire::Sampling {
-        seed: sampling.seed,
-        index: sampling.index,
-        temperature: sampling.temperature,
-        top_k: sampling.top_k,
-        top_p: sampling.top_p,
-        min_p: sampling.min_p,
-        repeat_penalty: sampling.repeat_penalty,
-        frequency_penalty: sampling.frequency_penalty,
-        presence_penalty: sampling.presence_penalty,
-        penalty_window: sampling.penalty_window,
-    }
-}
-
-fn sampling_from_wire(sampling: wire::Sampling) -> Result<Sampling, WireError> {
-    let sampling = Sampling {
-        seed: sampling.seed,
-        index: sampling.index,
-        temperature: sampling.temperature,
-        top_k: sampling.top_k,
-        top_p: sampling.top_p,
-        min_p: sampling.min_p,
-        repeat_penalty: sampling.repeat_penalty,
-        frequency_penalty: sampling.frequency_penalty,
-        presence_penalty: sampling.presence_penalty,
-        penalty_window: sampling.penalty_window,
-    };
-    sampling.validate()?;
-    Ok(sampling)
-}
-
 impl StepResult {
     /// The result as a message.
     pub fn to_wire(&self, fence: wire::Fence) -> wire::StepResult {
         wire::StepResult {
             fence: Some(fence),
             step_id: self.id.0,
-            runs: self
-                .runs
-                .iter()
-                .map(|run| wire::RunResult {
-                    seq: run.seq.0,
-                    kv_len: run.kv_len,
-                    token: run.token,
-                })
-                .collect(),
+            runs: self.runs.iter().map(RunResult::to_wire).collect(),
             stage_us: self.stage_us.clone(),
         }
     }
@@ -294,13 +188,29 @@ impl StepResult {
             runs: result
                 .runs
                 .into_iter()
-                .map(|run| RunResult {
-                    seq: SeqId(run.seq),
-                    kv_len: run.kv_len,
-                    token: run.token,
-                })
-                .collect(),
+                .map(RunResult::from_wire)
+                .collect::<Result<_, _>>()?,
             stage_us: result.stage_us,
+        })
+    }
+}
+
+impl RunResult {
+    fn to_wire(&self) -> wire::RunResult {
+        wire::RunResult {
+            seq: self.seq.0,
+            kv_len: self.kv_len,
+            token: self.token,
+            logprobs: self.logprobs.as_ref().map(Logprobs::to_wire),
+        }
+    }
+
+    fn from_wire(run: wire::RunResult) -> Result<RunResult, WireError> {
+        Ok(RunResult {
+            seq: SeqId(run.seq),
+            kv_len: run.kv_len,
+            token: run.token,
+            logprobs: run.logprobs.map(Logprobs::from_wire).transpose()?,
         })
     }
 }
@@ -336,6 +246,28 @@ mod tests {
     fn a_step_survives_the_wire() {
         let step = step();
         assert_eq!(Step::from_wire(3, step.to_wire()), Ok(step));
+    }
+
+    #[test]
+    fn a_result_survives_the_wire() {
+        let result = StepResult {
+            id: StepId(3),
+            runs: vec![RunResult {
+                seq: SeqId(1),
+                kv_len: 8,
+                token: Some(4),
+                logprobs: Some(Logprobs {
+                    drawn: -1.5,
+                    top: vec![],
+                }),
+            }],
+            stage_us: vec![1, 2],
+        };
+        let wire = result.to_wire(wire::Fence::default());
+        assert_eq!(StepResult::from_wire(wire.clone()), Ok(result));
+        let mut lie = wire;
+        lie.runs[0].logprobs.as_mut().unwrap().drawn = f32::NAN;
+        assert!(StepResult::from_wire(lie).is_err());
     }
 
     #[test]

@@ -37,6 +37,23 @@ def streamed(stream):
     }
 
 
+def likely(choice):
+    entries = choice.logprobs.content
+    return {
+        "index": choice.index,
+        "text": choice.message.content,
+        "tokens": "".join(entry.token for entry in entries),
+        "bytes": sum(len(entry.bytes) for entry in entries),
+        "logprobs": [entry.logprob for entry in entries],
+        "tops": [[top.logprob for top in entry.top_logprobs] for entry in entries],
+    }
+
+
+def likely_streamed(stream):
+    choices = [choice for chunk in stream for choice in chunk.choices if choice.logprobs]
+    return [entry.logprob for choice in choices for entry in choice.logprobs.content]
+
+
 def refused(ask):
     try:
         ask()
@@ -83,6 +100,11 @@ def main():
         "seed_7": whole(ask(temperature=1.5, seed=7)),
         "seed_7_again": whole(ask(temperature=1.5, seed=7)),
         "seed_8": whole(ask(temperature=1.5, seed=8)),
+        "likely": [
+            likely(choice) for choice in ask(n=2, logprobs=True, top_logprobs=2).choices
+        ],
+        "likely_streamed": likely_streamed(ask(stream=True, logprobs=True)),
+        "biased": whole(ask(logit_bias={"0": -100, "9": 2})),
         "with_system": whole(ask([{"role": "system", "content": "Answer in French."}, *QUESTION])),
         "at_the_same_time": asyncio.run(at_the_same_time(base_url, model, 4)),
         "unknown_model": refused(lambda: ask(model="gpt-17")),

@@ -28,6 +28,7 @@ fn openais_own_client_gets_what_it_expects() {
     streams_are_the_same_answers(&said);
     limits_are_kept(&said);
     seeds_decide(&said);
+    log_probabilities_are_typed(&said);
     refusals_are_typed(&said);
 }
 
@@ -90,6 +91,28 @@ fn seeds_decide(said: &Value) {
     assert_eq!(said["seed_7"]["text"], said["seed_7_again"]["text"]);
     assert_ne!(said["seed_7"]["text"], said["seed_8"]["text"]);
     assert_ne!(said["seed_7"]["text"], said["whole"]["text"]);
+}
+
+fn log_probabilities_are_typed(said: &Value) {
+    let choices = said["likely"].as_array().expect("choices");
+    assert_eq!(choices.len(), 2);
+    for (index, choice) in choices.iter().enumerate() {
+        assert_eq!(choice["index"], index);
+        assert_eq!(choice["text"], said["whole"]["text"], "the most likely");
+        assert_eq!(choice["tokens"], choice["text"]);
+        assert_eq!(choice["bytes"], string(&choice["text"]).len());
+        assert_eq!(choice["logprobs"], said["likely_streamed"]);
+        for (logprob, top) in list(&choice["logprobs"]).iter().zip(list(&choice["tops"])) {
+            assert_eq!((&top[0], list(top).len()), (logprob, 2));
+        }
+    }
+    assert_eq!(said["biased"]["role"], "assistant");
+}
+
+fn list(value: &Value) -> &[Value] {
+    value
+        .as_array()
+        .unwrap_or_else(|| panic!("not a list: {value}"))
 }
 
 fn refusals_are_typed(said: &Value) {

@@ -21,7 +21,7 @@ use crate::exec::{Exec, Scratch, Widths};
 use crate::kv::{KvCache, KvShape};
 use crate::load::{LoadError, Loader, TensorSource, WeightStorage};
 use crate::memory::{MemoryUse, StageLimits};
-use crate::sampling;
+use crate::sampling::{self, NoToken};
 use admit::Admission;
 use sequence::{LastOutput, Sequence};
 
@@ -496,7 +496,7 @@ impl Stage {
         sequence.last = LastOutput {
             n_tokens: run.tokens.len(),
             hidden: Vec::new(),
-            token: None,
+            drawn: None,
         };
         if self.head.is_none() {
             sequence.last.hidden.extend_from_slice(rows);
@@ -523,10 +523,14 @@ impl Stage {
                 continue;
             };
             match sampling::sample(logits, &sequence.tokens, params) {
-                Ok(token) => sequence.last.token = Some(token),
-                Err(sampling::NotFinite) => {
+                Ok(drawn) => sequence.last.drawn = Some(drawn),
+                Err(NoToken::NotFinite) => {
                     let why = "the logits are not finite".into();
                     verdicts[index] = Err(self.fail(run, Fault::NotFinite, why));
+                }
+                Err(NoToken::AllForbidden) => {
+                    let why = "the biases of the request forbid every token".into();
+                    verdicts[index] = Err(self.fail(run, Fault::Invalid, why));
                 }
             }
         }
@@ -537,11 +541,13 @@ impl Stage {
         let Some(sequence) = self.sequences.get(&run.seq) else {
             return;
         };
+        let drawn = sequence.last.drawn.as_ref();
         output.hidden.extend_from_slice(&sequence.last.hidden);
         output.results.push(RunResult {
             seq: run.seq,
             kv_len: sequence.tokens.len() as u32,
-            token: sequence.last.token,
+            token: drawn.map(|drawn| drawn.token),
+            logprobs: drawn.and_then(|drawn| drawn.logprobs.clone()),
         });
         output.runs.push(run.clone());
     }

@@ -5,7 +5,7 @@ mod tiny;
 
 use potluck_gguf::{Gguf, ModelShape};
 use potluck_kernels::{Isa, Kernels, Pool};
-use potluck_proto::{KvCacheType, Run, Sampling, SeqId, Step};
+use potluck_proto::{KvCacheType, LogitBias, Run, RunResult, Sampling, SeqId, Step};
 use potluck_worker::{
     Fault, FileSource, LoadError, Stage, StageConfig, StageLimits, StepOutput, WeightStorage,
 };
@@ -90,40 +90,51 @@ impl Ring {
         n: usize,
         temperature: f32,
     ) -> Vec<u32> {
-        let sampling = |index| {
-            Some(Sampling {
-                temperature,
-                seed: 5,
-                index,
-                ..Sampling::greedy()
-            })
+        let sampling = Sampling {
+            temperature,
+            seed: 5,
+            ..Sampling::greedy()
         };
-        let (mut pos, mut token) = (0, None);
-        for part in prompt.chunks(chunk) {
-            let last = pos + part.len() == prompt.len();
+        let drawn = self.draw(seq, prompt, chunk, n, &sampling);
+        drawn.iter().map(|result| result.token.unwrap()).collect()
+    }
+
+    /// What comes back with each token of such an answer.
+    fn draw(
+        &mut self,
+        seq: u64,
+        prompt: &[u32],
+        chunk: usize,
+        n: usize,
+        sampling: &Sampling,
+    ) -> Vec<RunResult> {
+        let mut compute = |pos: usize, tokens: &[u32], index: Option<usize>| {
             let run = Run {
                 seq: SeqId(seq),
                 pos: pos as u32,
-                tokens: part.to_vec(),
+                tokens: tokens.to_vec(),
                 rollback: false,
-                sampling: if last { sampling(0) } else { None },
+                sampling: index.map(|index| Sampling {
+                    index: index as u32,
+                    ..sampling.clone()
+                }),
             };
-            token = self.step(Step::of_run(run)).results[0].token;
+            self.step(Step::of_run(run)).results.remove(0)
+        };
+        let mut pos = 0;
+        let mut drawn = Vec::new();
+        for part in prompt.chunks(chunk) {
+            let is_last = pos + part.len() == prompt.len();
+            let result = compute(pos, part, is_last.then_some(0));
+            drawn.extend(is_last.then_some(result));
             pos += part.len();
         }
-        let mut answer = vec![token.unwrap()];
-        while answer.len() < n {
-            let run = Run {
-                seq: SeqId(seq),
-                pos: pos as u32,
-                tokens: vec![*answer.last().unwrap()],
-                rollback: false,
-                sampling: sampling(answer.len() as u32),
-            };
-            answer.push(self.step(Step::of_run(run)).results[0].token.unwrap());
+        while drawn.len() < n {
+            let newest = drawn[drawn.len() - 1].token.unwrap();
+            drawn.push(compute(pos, &[newest], Some(drawn.len())));
             pos += 1;
         }
-        answer
+        drawn
     }
 }
 
@@ -158,6 +169,103 @@ fn an_answer_does_not_depend_on_how_it_was_computed() {
             }
         }
     }
+}
+
+/// Every option of sampling at once, and the log-probabilities of what it gives.
+fn every_option() -> Sampling {
+    let never = |token| LogitBias {
+        token,
+        bias: f32::NEG_INFINITY,
+    };
+    Sampling {
+        seed: 5,
+        temperature: 0.9,
+        top_k: 40,
+        top_p: 0.98,
+        repeat_penalty: 1.2,
+        penalty_window: 1000,
+        logit_bias: (0..N_VOCAB / 2).map(never).collect(),
+        top_logprobs: Some(5),
+        typical_p: 0.95,
+        top_n_sigma: 3.0,
+        xtc_probability: 0.5,
+        xtc_threshold: 0.05,
+        dynatemp_range: 0.5,
+        ..Sampling::greedy()
+    }
+}
+
+#[test]
+fn options_and_log_probabilities_do_not_depend_on_how_it_was_computed_either() {
+    for architecture in ARCHITECTURES {
+        let file = TinyModel::new(architecture).to_bytes();
+        let (prompt, options) = (prompt(70), every_option());
+        let ring = |cuts: &[u32], isa| Ring::new(&file, cuts, isa, 2, KvCacheType::F16);
+        let want = ring(&[], Isa::detect()).draw(1, &prompt, 256, 12, &options);
+        for result in &want {
+            assert!(
+                result.token.unwrap() >= N_VOCAB / 2,
+                "the others are forbidden"
+            );
+            let logprobs = result.logprobs.as_ref().unwrap();
+            assert_eq!(logprobs.top.len(), 5);
+            assert!(logprobs.top.is_sorted_by(|a, b| a.logprob >= b.logprob));
+            assert!(logprobs.drawn <= logprobs.top[0].logprob);
+        }
+        for (cuts, chunk, isa) in [(&[2][..], 256, Isa::detect()), (&[1, 3], 7, Isa::Scalar)] {
+            let got = ring(cuts, isa).draw(1, &prompt, chunk, 12, &options);
+            assert_eq!(got, want, "{architecture} cut at {cuts:?}, {isa:?}");
+        }
+        // A log that is sent again, as when a worker was lost, goes on with what would have come.
+        let tokens: Vec<_> = want.iter().map(|result| result.token.unwrap()).collect();
+        let log = [&prompt, &tokens[..6]].concat();
+        let mut again = ring(&[2], Isa::detect());
+        let run = Run {
+            seq: SeqId(1),
+            pos: 0,
+            tokens: log,
+            rollback: false,
+            sampling: Some(Sampling {
+                index: 6,
+                ..options
+            }),
+        };
+        let step = Step::of_run(run);
+        let result = again.step(step.clone()).results.remove(0);
+        assert_eq!(result, want[6], "{architecture}");
+        assert_eq!(again.step(step).results[0], result, "told again as it was");
+    }
+}
+
+#[test]
+fn biases_outside_the_vocabulary_or_against_all_of_it_are_faults() {
+    let file = TinyModel::new("llama").to_bytes();
+    let mut stage = load_span(&file, 0..N_LAYERS, Isa::detect(), 1).unwrap();
+    let mut fault = |seq, ids: std::ops::Range<u32>| {
+        let never = |token| LogitBias {
+            token,
+            bias: f32::NEG_INFINITY,
+        };
+        let run = Run {
+            seq: SeqId(seq),
+            pos: 0,
+            tokens: vec![1],
+            rollback: false,
+            sampling: Some(Sampling {
+                logit_bias: ids.map(never).collect(),
+                ..Sampling::greedy()
+            }),
+        };
+        let faults = stage.step(&Step::of_run(run), &[]).faults;
+        faults.first().map(|fault| (fault.fault, fault.why.clone()))
+    };
+    let (kind, why) = fault(1, N_VOCAB..N_VOCAB + 1).unwrap();
+    assert_eq!(kind, Fault::Invalid);
+    assert!(why.contains("outside the vocabulary"), "{why}");
+    let (kind, why) = fault(2, 0..N_VOCAB).unwrap();
+    assert_eq!(kind, Fault::Invalid);
+    assert!(why.contains("forbid every token"), "{why}");
+    assert_eq!(fault(3, 1..N_VOCAB), None, "one is left");
 }
 
 #[test]

@@ -235,6 +235,8 @@ async fn stream(
         input,
         max_tokens,
         sampling: sampling.sampling(),
+        biases: Vec::new(),
+        ignore_end: false,
         seed: sampling.seed,
         stop: Vec::new(),
     };

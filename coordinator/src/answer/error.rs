@@ -2,6 +2,7 @@
 
 use potluck_proto::WireError;
 
+use super::BiasError;
 use crate::engine::GenerateError;
 use crate::text::{StopError, TemplateError, TokenizerError};
 
@@ -20,6 +21,8 @@ pub enum AnswerError {
     Stop(#[from] StopError),
     #[error("the sampling options cannot be used: {0}")]
     Sampling(#[source] WireError),
+    #[error(transparent)]
+    Bias(#[from] BiasError),
     #[error(transparent)]
     Engine(#[from] GenerateError),
     #[error("preparing the prompt failed inside the server; its log says why")]

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use potluck_proto::Logprobs;
+
 use super::writer::{AnswerWriter, Written};
 use super::{AnswerError, AnswerEvent, Done, Finish, Timings};
 use crate::engine::{FinishReason, Finished, GenerateEvent, Generation};
@@ -69,7 +71,7 @@ impl Answer {
             GenerateEvent::Progress { done, total } => {
                 self.ready.push_back(AnswerEvent::Progress { done, total });
             }
-            GenerateEvent::Token { id, .. } => self.write(id),
+            GenerateEvent::Token { id, logprobs, .. } => self.write(id, logprobs),
             GenerateEvent::Finished(finished) => {
                 let tail = self.writer.finish();
                 self.ready.extend(tail.map(AnswerEvent::Delta));
@@ -79,9 +81,9 @@ impl Answer {
         }
     }
 
-    fn write(&mut self, id: u32) {
+    fn write(&mut self, id: u32, logprobs: Option<Logprobs>) {
         self.clock.count_token();
-        match self.writer.push(id) {
+        match self.writer.push(id, logprobs) {
             Written::Nothing => {}
             Written::Text(delta) => self.ready.push_back(AnswerEvent::Delta(delta)),
             Written::Stopped(delta) => {

@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
+use potluck_proto::Logprobs;
+
 use crate::text::{StopMatcher, StreamDecoder, Tokenizer};
 
 /// A piece of an answer: text, and the tokens that it took since the piece before. A token whose text is held back (half a
 /// character, what may become a stop string) is counted with the piece that brings it out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Delta {
     pub text: String,
     pub tokens: Vec<u32>,
+    /// One for each of `tokens`, if the question asks for them.
+    pub logprobs: Vec<Logprobs>,
 }
 
 /// What one token led to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Written {
     /// Its text is held back, or it has none.
     Nothing,
@@ -28,6 +32,7 @@ pub(super) struct AnswerWriter {
     decoder: StreamDecoder,
     stops: StopMatcher,
     tokens: Vec<u32>,
+    logprobs: Vec<Logprobs>,
 }
 
 impl AnswerWriter {
@@ -37,12 +42,14 @@ impl AnswerWriter {
             decoder: StreamDecoder::new(),
             stops,
             tokens: Vec::new(),
+            logprobs: Vec::new(),
         }
     }
 
     /// Takes the next token. Ids outside the vocabulary stand for no text.
-    pub(super) fn push(&mut self, id: u32) -> Written {
+    pub(super) fn push(&mut self, id: u32, logprobs: Option<Logprobs>) -> Written {
         self.tokens.push(id);
+        self.logprobs.extend(logprobs);
         let decoded = self
             .decoder
             .push(self.tokenizer.token_bytes(id).unwrap_or_default());
@@ -67,7 +74,12 @@ impl AnswerWriter {
 
     fn delta(&mut self, text: String) -> Option<Delta> {
         let tokens = std::mem::take(&mut self.tokens);
+        let logprobs = std::mem::take(&mut self.logprobs);
         let something = !text.is_empty() || !tokens.is_empty();
-        something.then_some(Delta { text, tokens })
+        something.then_some(Delta {
+            text,
+            tokens,
+            logprobs,
+        })
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use potluck_link::mdns::{Discovery, Found};
 use potluck_link::state_dir::Stamp;
-use potluck_proto::{Fence, NodeId, PlanGen, Step, frames, wire};
+use potluck_proto::{Fence, NodeId, PROTOCOL, PlanGen, Step, frames, wire};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -382,6 +382,9 @@ impl Supervisor {
             return;
         };
         let n_stages = plan.stages.len() as u32;
+        let members = plan.stages.iter();
+        let members = members.filter_map(|stage| self.membership.get(&stage.worker));
+        let protocol = members.map(|member| member.info.protocol).min();
         self.up_when_engine_is_down = false;
         while self.links.steps.try_recv().is_ok() {}
         self.for_engine.push_back(RingEvent::Up(RingLimits {
@@ -390,6 +393,7 @@ impl Supervisor {
             max_sequences: self.config.max_sequences,
             max_step_tokens: self.config.max_step_tokens,
             n_vocab: self.model.shape().n_vocab,
+            protocol: protocol.unwrap_or(PROTOCOL),
         }));
     }
 

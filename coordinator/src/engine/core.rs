@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use potluck_proto::{SeqId, Step, StepId, StepResult, limits};
+use potluck_proto::{Sampling, SeqId, Step, StepId, StepResult, limits};
 
 use super::{
     EngineStatus, FaultKind, FinishReason, Finished, GenerateError, GenerateEvent, GenerateRequest,
@@ -163,7 +163,9 @@ impl Core {
                 context: limits.context_tokens,
             });
         }
-        if let Some(&id) = request.prompt.iter().find(|&&id| id >= limits.n_vocab) {
+        let biased = request.sampling.logit_bias.iter().map(|entry| entry.token);
+        let mut ids = request.prompt.iter().copied().chain(biased);
+        if let Some(id) = ids.find(|id| *id >= limits.n_vocab) {
             return Err(GenerateError::TokenOutOfVocabulary {
                 id,
                 n_vocab: limits.n_vocab,
@@ -173,6 +175,7 @@ impl Core {
             .sampling
             .validate()
             .map_err(GenerateError::Sampling)?;
+        check_protocol(&request.sampling, limits)?;
         let has_place = self.running.len() < limits.max_sequences as usize;
         if !has_place && self.waiting.len() >= MAX_WAITING {
             return Err(GenerateError::QueueFull { limit: MAX_WAITING });
@@ -245,7 +248,7 @@ impl Core {
             sequence.run_lost(result.id, now + FAULT_GRACE);
             return;
         };
-        match sequence.run_computed(now, run, *computed, limits) {
+        match sequence.run_computed(now, run, computed.clone(), limits) {
             Ok(events) => {
                 for event in events {
                     self.n_generated_tokens +=
@@ -352,6 +355,15 @@ impl Core {
                 actions.push(Action::Emit(waiting.sequence.id, event));
             }
         }
+    }
+}
+
+/// A worker ignores what it does not know, and does not pass it on: the answer would silently be another one.
+fn check_protocol(sampling: &Sampling, limits: &RingLimits) -> Result<(), GenerateError> {
+    let (worker, needed) = (limits.protocol, sampling.protocol());
+    match worker >= needed {
+        true => Ok(()),
+        false => Err(GenerateError::WorkerTooOld { worker, needed }),
     }
 }
 

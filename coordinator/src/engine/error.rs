@@ -39,4 +39,15 @@ pub enum GenerateError {
          send the request again"
     )]
     TokenMissing { index: u32 },
+    #[error(
+        "the last worker did not tell the log-probabilities of token {index} of the answer; \
+         send the request again"
+    )]
+    LogprobsMissing { index: u32 },
+    #[error(
+        "a worker runs a version of potluck that is too old for what is asked (it speaks protocol {worker}, {needed} is \
+         needed): logit_bias, ignore_eos, logprobs, typical_p, top_n_sigma, xtc_probability, dynatemp_range, or \
+         repeat_last_n above 4096; update the worker or leave them out"
+    )]
+    WorkerTooOld { worker: u32, needed: u32 },
 }

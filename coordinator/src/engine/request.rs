@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use potluck_proto::Sampling;
+use potluck_proto::{Logprobs, Sampling};
 
 use super::GenerateError;
 
@@ -41,6 +41,8 @@ pub enum GenerateEvent {
         id: u32,
         /// Index within the answer, from 0 without a gap.
         index: u32,
+        /// Where `sampling` asks for them.
+        logprobs: Option<Logprobs>,
     },
     /// The answer is complete.
     Finished(Finished),

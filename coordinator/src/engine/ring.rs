@@ -37,6 +37,8 @@ pub struct RingLimits {
     pub max_step_tokens: u32,
     /// Token ids are below this.
     pub n_vocab: u32,
+    /// The oldest protocol among the workers: each passes on, or does, only what it knows.
+    pub protocol: u32,
 }
 
 impl RingLimits {
@@ -50,6 +52,7 @@ impl RingLimits {
                 .max_step_tokens
                 .clamp(1, limits::MAX_STEP_TOKENS as u32),
             n_vocab: self.n_vocab.max(1),
+            protocol: self.protocol.max(1),
         }
     }
 

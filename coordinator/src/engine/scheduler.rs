@@ -109,7 +109,7 @@ fn prefill_room(ring: &RingLimits, n_decoding: usize) -> u32 {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use potluck_proto::{RunResult, Sampling, StepId};
+    use potluck_proto::{PROTOCOL, RunResult, Sampling, StepId};
 
     use super::*;
     use crate::engine::{GenerateRequest, flight::FlightRun};
@@ -121,6 +121,7 @@ mod tests {
             max_sequences: 512,
             max_step_tokens,
             n_vocab: 100,
+            protocol: PROTOCOL,
         }
     }
 
@@ -148,6 +149,7 @@ mod tests {
             seq: SeqId(seq),
             kv_len: 3,
             token: Some(7),
+            logprobs: None,
         };
         let told = sequence.run_computed(Duration::ZERO, run, result, &ring(1, 8));
         assert_eq!(told.map(|events| events.len()), Ok(2));

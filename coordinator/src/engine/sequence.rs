@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use potluck_proto::{Run, RunResult, Sampling, SeqId, StepId};
+use potluck_proto::{Logprobs, Run, RunResult, Sampling, SeqId, StepId};
 
 use super::{
     FinishReason, Finished, GenerateError, GenerateEvent, GenerateRequest, RingLimits,
@@ -113,9 +113,9 @@ impl Sequence {
             pos,
             tokens: self.log[pos as usize..end as usize].to_vec(),
             rollback: false,
-            sampling: reaches_end.then_some(Sampling {
+            sampling: reaches_end.then(|| Sampling {
                 index: self.n_generated(),
-                ..self.sampling
+                ..self.sampling.clone()
             }),
         }
     }
@@ -151,9 +151,21 @@ impl Sequence {
         if run.samples {
             let index = self.n_generated();
             let token = result.token.ok_or(GenerateError::TokenMissing { index })?;
-            self.sampled(now, token, limits, &mut events)?;
+            check_ids(token, result.logprobs.as_ref(), limits)?;
+            let logprobs = self.told(result.logprobs)?;
+            self.sampled(now, token, logprobs, limits, &mut events);
         }
         Ok(events)
+    }
+
+    /// The log-probabilities that the client is told: those that it asked for.
+    fn told(&self, logprobs: Option<Logprobs>) -> Result<Option<Logprobs>, GenerateError> {
+        let index = self.n_generated();
+        match self.sampling.top_logprobs {
+            None => Ok(None),
+            Some(_) if logprobs.is_none() => Err(GenerateError::LogprobsMissing { index }),
+            Some(_) => Ok(logprobs),
+        }
     }
 
     /// The log first, then the client.
@@ -161,28 +173,26 @@ impl Sequence {
         &mut self,
         now: Duration,
         token: u32,
+        logprobs: Option<Logprobs>,
         limits: &RingLimits,
         events: &mut Vec<GenerateEvent>,
-    ) -> Result<(), GenerateError> {
-        if token >= limits.n_vocab {
-            return Err(GenerateError::TokenOutOfVocabulary {
-                id: token,
-                n_vocab: limits.n_vocab,
-            });
-        }
+    ) {
         self.first_token_at.get_or_insert(now);
         if self.end_tokens.contains(&token) {
             events.push(self.finish(now, FinishReason::Stop));
-            return Ok(());
+            return;
         }
         let index = self.n_generated();
         self.log.push(token);
-        events.push(GenerateEvent::Token { id: token, index });
+        events.push(GenerateEvent::Token {
+            id: token,
+            index,
+            logprobs,
+        });
         let context_is_full = self.log.len() as u32 >= limits.context_tokens;
         if self.n_generated() >= self.max_tokens || context_is_full {
             events.push(self.finish(now, FinishReason::Length));
         }
-        Ok(())
     }
 
     fn finish(&mut self, now: Duration, reason: FinishReason) -> GenerateEvent {
@@ -230,6 +240,23 @@ impl Sequence {
     /// Tokens of the answer so far.
     fn n_generated(&self) -> u32 {
         self.log.len() as u32 - self.n_prompt
+    }
+}
+
+/// Every id that the ring names is one of the model's.
+fn check_ids(
+    token: u32,
+    logprobs: Option<&Logprobs>,
+    limits: &RingLimits,
+) -> Result<(), GenerateError> {
+    let named = logprobs.iter().flat_map(|logprobs| &logprobs.top);
+    let mut ids = named.map(|entry| entry.token).chain([token]);
+    match ids.find(|id| *id >= limits.n_vocab) {
+        Some(id) => Err(GenerateError::TokenOutOfVocabulary {
+            id,
+            n_vocab: limits.n_vocab,
+        }),
+        None => Ok(()),
     }
 }
 

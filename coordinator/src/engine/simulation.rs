@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use potluck_proto::{Run, RunResult, Sampling, SeqId, Step, StepId, StepResult, limits};
+use potluck_proto::{
+    LogitBias, Logprobs, PROTOCOL, Run, RunResult, Sampling, SeqId, Step, StepId, StepResult,
+    TokenLogprob, limits,
+};
 use proptest::prelude::*;
 
 use super::{
@@ -50,34 +53,63 @@ enum Report {
     Never,
 }
 
-/// The model: any change of any token changes what follows.
-fn next_token(held: &[u32], sampling: &Sampling) -> u32 {
+/// A token and what is told with it.
+type Drawn = (u32, Option<Logprobs>);
+
+/// The model: any change of any token changes what follows, and how likely it is said to be.
+fn draw(held: &[u32], sampling: &Sampling) -> Drawn {
     let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
     let hash = held.iter().fold(sampling.seed, |h, &t| mix(h, t.into()));
-    (mix(hash, sampling.index.into()) >> 7) as u32 % N_VOCAB
+    let drawn = mix(hash, sampling.index.into());
+    let mut token = (drawn >> 7) as u32 % N_VOCAB;
+    if sampling.logit_bias.iter().any(|entry| entry.token == token) {
+        token = (token + 1) % N_VOCAB;
+    }
+    let logprob = -((drawn >> 40) as f32);
+    let logprobs = sampling.top_logprobs.map(|n_top| Logprobs {
+        drawn: logprob,
+        top: vec![TokenLogprob { token, logprob }; n_top as usize],
+    });
+    (token, logprobs)
+}
+
+/// What a request of this seed asks for: some want log-probabilities, some answers must not end by themselves.
+fn sampling(seed: u64) -> Sampling {
+    let no_end = LogitBias {
+        token: END_TOKEN,
+        bias: f32::NEG_INFINITY,
+    };
+    Sampling {
+        seed,
+        top_logprobs: seed.is_multiple_of(3).then_some((seed % 4) as u32),
+        logit_bias: std::iter::repeat_n(no_end, usize::from(seed.is_multiple_of(5))).collect(),
+        ..Sampling::greedy()
+    }
 }
 
 /// The whole answer as one machine would give it.
-fn expected(request: &GenerateRequest, ring: &RingLimits) -> (Vec<u32>, FinishReason) {
+fn expected(request: &GenerateRequest, ring: &RingLimits) -> (Vec<Drawn>, FinishReason) {
+    let mut answer = Vec::new();
     let mut log = request.prompt.clone();
     let n_prompt = log.len();
     while log.len() - n_prompt < request.max_tokens as usize
         && log.len() < ring.context_tokens as usize
     {
         let index = (log.len() - n_prompt) as u32;
-        let token = next_token(
+        let drawn = draw(
             &log,
             &Sampling {
                 index,
-                ..request.sampling
+                ..request.sampling.clone()
             },
         );
-        if token == END_TOKEN {
-            return (log.split_off(n_prompt), FinishReason::Stop);
+        if drawn.0 == END_TOKEN {
+            return (answer, FinishReason::Stop);
         }
-        log.push(token);
+        log.push(drawn.0);
+        answer.push(drawn);
     }
-    (log.split_off(n_prompt), FinishReason::Length)
+    (answer, FinishReason::Length)
 }
 
 /// A ring that computes a step when it is sent and delivers the result when told.
@@ -179,10 +211,13 @@ impl FakeRing {
             return Err((Report::AfterResult, FaultKind::Gap));
         }
         held.extend(&run.tokens);
+        let drawn = run.sampling.as_ref().map(|s| draw(held, s));
+        let (token, logprobs) = drawn.unzip();
         Ok(RunResult {
             seq: run.seq,
             kv_len: end as u32,
-            token: run.sampling.as_ref().map(|s| next_token(held, s)),
+            token,
+            logprobs: logprobs.flatten(),
         })
     }
 
@@ -200,8 +235,8 @@ impl FakeRing {
 /// What a client has seen.
 #[derive(Debug)]
 struct Client {
-    want: (Vec<u32>, FinishReason),
-    tokens: Vec<u32>,
+    want: (Vec<Drawn>, FinishReason),
+    tokens: Vec<Drawn>,
     n_prompt_done: u32,
     last: Option<GenerateEvent>,
     cancelled: bool,
@@ -220,9 +255,13 @@ impl Client {
                 assert!(self.tokens.is_empty(), "progress after a token");
                 self.n_prompt_done = done;
             }
-            GenerateEvent::Token { id, index } => {
+            GenerateEvent::Token {
+                id,
+                index,
+                logprobs,
+            } => {
                 assert_eq!(index as usize, self.tokens.len(), "index");
-                self.tokens.push(id);
+                self.tokens.push((id, logprobs));
             }
             last => self.last = Some(last),
         }
@@ -286,10 +325,7 @@ impl World {
                 .map(|i| ((seed ^ i).wrapping_mul(0x9e37_79b9) >> 9) as u32 % N_VOCAB)
                 .collect(),
             max_tokens,
-            sampling: Sampling {
-                seed,
-                ..Sampling::greedy()
-            },
+            sampling: sampling(seed),
             end_tokens: Arc::new([END_TOKEN]),
         };
         let want = self
@@ -431,6 +467,7 @@ fn ring_limits() -> impl Strategy<Value = RingLimits> {
             max_sequences,
             max_step_tokens,
             n_vocab: N_VOCAB,
+            protocol: PROTOCOL,
         },
     )
 }

@@ -7,13 +7,15 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 
-use super::chat_reply::ReplyHead;
+use super::chat_logprobs::ChoiceLogprobs;
+use super::chat_reply::{ReplyHead, WholeAnswer};
 use super::chat_request::{ChatRequest, Reply};
-use super::chat_stream;
+use super::chat_stream::ChatStream;
 use super::error::ApiError;
 use super::request_log::RequestLog;
 use super::{ApiState, body};
-use crate::answer::{Answer, AnswerError, AnswerEvent, Done};
+use crate::answer::{AnswerError, AnswerEvent, Choices, Timings};
+use crate::text::Tokenizer;
 
 /// How long a streamed reply waits for the first text before it promises success. What fails within this time has a status of
 /// its own; a prompt that takes longer is under way, and its client should see signs of life.
@@ -40,24 +42,25 @@ async fn reply(
 ) -> Result<Response, ApiError> {
     let request = body::parse_with(body::read(request).await?, ChatRequest::parse).await?;
     check_model(request.model.as_deref(), &state.answerer.model().name)?;
-    let mut answer = state.answerer.answer(request.question).await?;
-    log.accepted(answer.n_prompt());
+    let asks_logprobs = request.question.sampling.top_logprobs.is_some();
+    let blank = WholeAnswer {
+        logprobs: asks_logprobs.then(ChoiceLogprobs::default),
+        ..Default::default()
+    };
+    let mut choices = state.answerer.choices(request.question, request.n).await?;
+    log.accepted(choices.n_prompt());
+    let tokenizer = Arc::clone(&state.answerer.model().tokenizer);
     match request.reply {
         Reply::Whole => {
-            let (text, done) = collect(&mut answer, log).await?;
-            log.done(&done);
-            Ok(Json(head.whole(&text, &done)).into_response())
+            let (answers, timings) = collect(&mut choices, blank, &tokenizer, log).await?;
+            log.done(&timings);
+            Ok(Json(head.whole(&answers, &timings)).into_response())
         }
         Reply::Stream { include_usage } => {
-            let first = tokio::time::timeout(FIRST_TEXT_WITHIN, first_text(&mut answer)).await;
+            let first = tokio::time::timeout(FIRST_TEXT_WITHIN, first_text(&mut choices)).await;
             let first = first.ok().transpose()?;
-            Ok(chat_stream::response(
-                answer,
-                first,
-                head,
-                include_usage,
-                log.take(),
-            ))
+            let stream = ChatStream::new(choices, tokenizer, head, include_usage, log.take());
+            Ok(stream.response(first))
         }
     }
 }
@@ -69,34 +72,47 @@ fn check_model(asked: Option<&str>, served: &str) -> Result<(), ApiError> {
     }
 }
 
-async fn collect(answer: &mut Answer, log: &mut RequestLog) -> Result<(String, Done), ApiError> {
-    let mut text = String::new();
-    loop {
-        match next(answer).await? {
+/// All answers to their ends, and their accounts in one.
+async fn collect(
+    choices: &mut Choices,
+    blank: WholeAnswer,
+    tokenizer: &Tokenizer,
+    log: &mut RequestLog,
+) -> Result<(Vec<WholeAnswer>, Timings), ApiError> {
+    let mut answers = vec![blank; choices.n() as usize];
+    let mut timings = Vec::new();
+    while timings.len() < answers.len() {
+        let (index, event) = next(choices).await?;
+        let answer = &mut answers[index as usize];
+        match event {
             AnswerEvent::Progress { .. } => {}
             AnswerEvent::Delta(delta) => {
-                text.push_str(&delta.text);
-                log.predicted(answer.n_predicted());
+                answer.append(&delta, tokenizer);
+                log.predicted(choices.n_predicted());
             }
-            AnswerEvent::Done(done) => return Ok((text, done)),
+            AnswerEvent::Done(done) => {
+                answer.finish = Some(done.finish);
+                timings.push(done.timings);
+            }
             AnswerEvent::Failed(error) => return Err(error.into()),
         }
     }
+    Ok((answers, Timings::together(&timings)))
 }
 
 /// The first event that a client sees something of.
-async fn first_text(answer: &mut Answer) -> Result<AnswerEvent, ApiError> {
+async fn first_text(choices: &mut Choices) -> Result<(u32, AnswerEvent), ApiError> {
     loop {
-        match next(answer).await? {
-            AnswerEvent::Progress { .. } => {}
-            AnswerEvent::Failed(error) => return Err(error.into()),
+        match next(choices).await? {
+            (_, AnswerEvent::Progress { .. }) => {}
+            (_, AnswerEvent::Failed(error)) => return Err(error.into()),
             event => return Ok(event),
         }
     }
 }
 
-async fn next(answer: &mut Answer) -> Result<AnswerEvent, ApiError> {
-    answer
+async fn next(choices: &mut Choices) -> Result<(u32, AnswerEvent), ApiError> {
+    choices
         .next()
         .await
         .ok_or_else(|| AnswerError::EndedEarly.into())

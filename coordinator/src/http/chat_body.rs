@@ -4,6 +4,7 @@
 use serde::Deserialize;
 
 use super::field::{Asked, Bounded, TextOr};
+use super::logit_bias::LogitBias;
 use crate::text::MAX_MESSAGES;
 
 /// Stop strings of a request; OpenAI takes 4.
@@ -33,6 +34,17 @@ pub(super) struct Body {
     pub frequency_penalty: Option<f64>,
     pub presence_penalty: Option<f64>,
     pub repeat_penalty: Option<f64>,
+    pub repeat_last_n: Option<i64>,
+    pub typical_p: Option<f64>,
+    pub top_n_sigma: Option<f64>,
+    pub xtc_probability: Option<f64>,
+    pub xtc_threshold: Option<f64>,
+    pub dynatemp_range: Option<f64>,
+    pub dynatemp_exponent: Option<f64>,
+    pub logit_bias: Option<LogitBias>,
+    pub ignore_eos: Option<bool>,
+    pub logprobs: Option<bool>,
+    pub top_logprobs: Option<i64>,
     pub n: Option<i64>,
     pub best_of: Option<i64>,
     #[serde(default)]
@@ -45,12 +57,6 @@ pub(super) struct Body {
     pub function_call: Asked,
     #[serde(default)]
     pub response_format: Asked,
-    #[serde(default)]
-    pub logprobs: Asked,
-    #[serde(default)]
-    pub top_logprobs: Asked,
-    #[serde(default)]
-    pub logit_bias: Asked,
     #[serde(default)]
     pub audio: Asked,
     #[serde(default)]

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use crate::answer::{Done, Finish, Timings, random_u64};
+use super::chat_logprobs::ChoiceLogprobs;
+use crate::answer::{Delta, Finish, Timings, random_u64};
+use crate::text::Tokenizer;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What all parts of one reply have in common.
@@ -24,34 +26,45 @@ impl ReplyHead {
         }
     }
 
-    /// The first chunk, which says who speaks.
-    pub(super) fn opening(&self) -> Chunk<'_> {
+    /// The first chunk of a choice, which says who speaks.
+    pub(super) fn opening(&self, index: u32) -> Chunk<'_> {
         self.chunk(
+            index,
             ChunkDelta {
                 role: Some("assistant"),
                 content: Some(None),
             },
             None,
-        )
-    }
-
-    pub(super) fn piece<'a>(&'a self, text: &'a str) -> Chunk<'a> {
-        self.chunk(
-            ChunkDelta {
-                role: None,
-                content: Some(Some(text)),
-            },
             None,
         )
     }
 
-    /// The chunk that says why the answer is complete.
-    pub(super) fn closing(&self, finish: Finish) -> Chunk<'_> {
+    pub(super) fn piece<'a>(
+        &'a self,
+        index: u32,
+        text: &'a str,
+        logprobs: Option<ChoiceLogprobs>,
+    ) -> Chunk<'a> {
         self.chunk(
+            index,
+            ChunkDelta {
+                role: None,
+                content: Some(Some(text)),
+            },
+            logprobs,
+            None,
+        )
+    }
+
+    /// The chunk that says why a choice is complete.
+    pub(super) fn closing(&self, index: u32, finish: Finish) -> Chunk<'_> {
+        self.chunk(
+            index,
             ChunkDelta {
                 role: None,
                 content: None,
             },
+            None,
             Some(reason(finish)),
         )
     }
@@ -69,36 +82,45 @@ impl ReplyHead {
         }
     }
 
-    /// The whole answer at once.
-    pub(super) fn whole<'a>(&'a self, text: &'a str, done: &Done) -> Completion<'a> {
+    /// All answers at once.
+    pub(super) fn whole<'a>(
+        &'a self,
+        answers: &'a [WholeAnswer],
+        timings: &Timings,
+    ) -> Completion<'a> {
+        let choices = (0..).zip(answers).map(|(index, answer)| Choice {
+            index,
+            message: ReplyMessage {
+                role: "assistant",
+                content: &answer.text,
+            },
+            logprobs: answer.logprobs.as_ref(),
+            finish_reason: answer.finish.map(reason),
+        });
         Completion {
             id: &self.id,
             object: "chat.completion",
             created: self.created,
             model: &self.model,
-            choices: [Choice {
-                index: 0,
-                message: ReplyMessage {
-                    role: "assistant",
-                    content: text,
-                },
-                finish_reason: reason(done.finish),
-            }],
+            choices: choices.collect(),
             accounts: Accounts {
-                usage: (&done.timings).into(),
-                timings: (&done.timings).into(),
+                usage: timings.into(),
+                timings: timings.into(),
             },
         }
     }
 
     fn chunk<'a>(
         &'a self,
+        index: u32,
         delta: ChunkDelta<'a>,
+        logprobs: Option<ChoiceLogprobs>,
         finish_reason: Option<&'static str>,
     ) -> Chunk<'a> {
         let choice = ChunkChoice {
-            index: 0,
+            index,
             delta,
+            logprobs,
             finish_reason,
         };
         Chunk {
@@ -119,6 +141,25 @@ impl ReplyHead {
     }
 }
 
+/// One answer of a reply that is sent whole.
+#[derive(Debug, Clone, Default)]
+pub(super) struct WholeAnswer {
+    pub text: String,
+    /// If they were asked for.
+    pub logprobs: Option<ChoiceLogprobs>,
+    /// Set at its end.
+    pub finish: Option<Finish>,
+}
+
+impl WholeAnswer {
+    pub(super) fn append(&mut self, delta: &Delta, tokenizer: &Tokenizer) {
+        self.text.push_str(&delta.text);
+        if let Some(logprobs) = &mut self.logprobs {
+            logprobs.append(ChoiceLogprobs::of(delta, tokenizer));
+        }
+    }
+}
+
 fn reason(finish: Finish) -> &'static str {
     match finish {
         Finish::Stop => "stop",
@@ -132,7 +173,7 @@ pub(super) struct Completion<'a> {
     object: &'static str,
     created: u64,
     model: &'a str,
-    choices: [Choice<'a>; 1],
+    choices: Vec<Choice<'a>>,
     #[serde(flatten)]
     accounts: Accounts,
 }
@@ -141,7 +182,9 @@ pub(super) struct Completion<'a> {
 struct Choice<'a> {
     index: u32,
     message: ReplyMessage<'a>,
-    finish_reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<&'a ChoiceLogprobs>,
+    finish_reason: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -165,6 +208,8 @@ pub(super) struct Chunk<'a> {
 struct ChunkChoice<'a> {
     index: u32,
     delta: ChunkDelta<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<ChoiceLogprobs>,
     finish_reason: Option<&'static str>,
 }
 

@@ -13,18 +13,9 @@ use super::error::ApiError;
 use super::field::{Asked, TextOr};
 use crate::answer::{AnswerRequest, Input};
 use crate::text::{Content, FunctionCall, Message, ToolCall};
-use potluck_proto::Sampling;
 
-/// OpenAI's default: the model's own distribution.
-const DEFAULT_TEMPERATURE: f32 = 1.0;
-
-/// OpenAI has no `top_k` and no `min_p`. Small quantised models need some cut of the unlikely, so what a request leaves open
-/// is what llama.cpp's server would take.
-const DEFAULT_TOP_K: u32 = 40;
-const DEFAULT_MIN_P: f32 = 0.05;
-
-/// Tokens that the penalties look back over, as in llama.cpp.
-const PENALTY_WINDOW: u32 = 64;
+/// Answers to one request. They wait for places together, so this must be well below the engine's `MAX_WAITING`.
+const MAX_CHOICES: u32 = 16;
 
 /// A checked request.
 #[derive(Debug)]
@@ -32,6 +23,8 @@ pub(super) struct ChatRequest {
     /// `None` takes whatever is served.
     pub model: Option<String>,
     pub reply: Reply,
+    /// How many answers are asked for.
+    pub n: u32,
     pub question: AnswerRequest,
 }
 
@@ -47,6 +40,7 @@ impl ChatRequest {
         let body: Body = body::parse(body)?;
         body.refuse_what_is_not_offered()?;
         let reply = body.reply();
+        let n = body.n()?;
         let max_tokens = body.max_tokens()?;
         let sampling = body.sampling()?;
         let seed = body.seed()?;
@@ -56,12 +50,15 @@ impl ChatRequest {
             input: Input::Chat(messages),
             max_tokens,
             sampling,
+            biases: body.logit_bias.map_or_else(Vec::new, |bias| bias.0),
+            ignore_end: body.ignore_eos == Some(true),
             seed,
             stop,
         };
         Ok(ChatRequest {
             model: body.model,
             reply,
+            n,
             question,
         })
     }
@@ -75,9 +72,6 @@ impl Body {
             ("functions", self.functions),
             ("function_call", self.function_call),
             ("response_format", self.response_format),
-            ("logprobs", self.logprobs),
-            ("top_logprobs", self.top_logprobs),
-            ("logit_bias", self.logit_bias),
             ("audio", self.audio),
             ("grammar", self.grammar),
             ("json_schema", self.json_schema),
@@ -89,14 +83,12 @@ impl Body {
                 "`{field}` is not supported; leave it out"
             )));
         }
-        for (field, value) in [("n", self.n), ("best_of", self.best_of)] {
-            if let Some(value) = value.filter(|value| *value != 1) {
-                return Err(ApiError::invalid(format!(
-                    "`{field}` is {value}; a request gets one answer, so it must be 1 or absent"
-                )));
-            }
+        match self.best_of {
+            None | Some(1) => Ok(()),
+            Some(best_of) => Err(ApiError::invalid(format!(
+                "`best_of` is {best_of}; every answer is returned, so it must be 1 or absent"
+            ))),
         }
-        Ok(())
     }
 
     fn reply(&self) -> Reply {
@@ -110,6 +102,11 @@ impl Body {
             },
             _ => Reply::Whole,
         }
+    }
+
+    fn n(&self) -> Result<u32, ApiError> {
+        let n = ranged("n", self.n, &(1..=i64::from(MAX_CHOICES)))?;
+        Ok(n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1))
     }
 
     /// `max_completion_tokens` is the newer name and counts where both are given.
@@ -127,31 +124,9 @@ impl Body {
         let seed = ranged("seed", self.seed, &(-1..=i64::MAX))?;
         Ok(seed.and_then(|seed| u64::try_from(seed).ok()))
     }
-
-    fn sampling(&self) -> Result<Sampling, ApiError> {
-        let top_k = ranged("top_k", self.top_k, &(0..=i64::from(i32::MAX)))?;
-        Ok(Sampling {
-            temperature: float(
-                "temperature",
-                self.temperature,
-                0.0..=2.0,
-                DEFAULT_TEMPERATURE,
-            )?,
-            top_k: top_k
-                .and_then(|k| u32::try_from(k).ok())
-                .unwrap_or(DEFAULT_TOP_K),
-            top_p: float("top_p", self.top_p, 0.0..=1.0, 1.0)?,
-            min_p: float("min_p", self.min_p, 0.0..=1.0, DEFAULT_MIN_P)?,
-            repeat_penalty: float("repeat_penalty", self.repeat_penalty, 0.1..=10.0, 1.0)?,
-            frequency_penalty: float("frequency_penalty", self.frequency_penalty, -2.0..=2.0, 0.0)?,
-            presence_penalty: float("presence_penalty", self.presence_penalty, -2.0..=2.0, 0.0)?,
-            penalty_window: PENALTY_WINDOW,
-            ..Sampling::greedy()
-        })
-    }
 }
 
-fn ranged<T: PartialOrd + Display>(
+pub(super) fn ranged<T: PartialOrd + Display>(
     field: &str,
     value: Option<T>,
     range: &RangeInclusive<T>,
@@ -164,16 +139,6 @@ fn ranged<T: PartialOrd + Display>(
         }
         value => Ok(value),
     }
-}
-
-fn float(
-    field: &str,
-    value: Option<f64>,
-    range: RangeInclusive<f64>,
-    default: f32,
-) -> Result<f32, ApiError> {
-    // Within these ranges the cast only rounds.
-    Ok(ranged(field, value, &range)?.map_or(default, |value| value as f32))
 }
 
 fn stops(stop: Option<TextOr<String, MAX_STOPS>>) -> Result<Vec<String>, ApiError> {

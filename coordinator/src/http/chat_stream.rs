@@ -1,10 +1,11 @@
 //! A streamed reply: server-sent events, one for each piece of text.
 //!
-//! The stream owns the answer, and the connection owns the stream: a client that goes away takes all of it along, which cancels
-//! the sequence. An error in the middle is one last event, for the status has long been sent.
+//! The stream owns the answers, and the connection owns the stream: a client that goes away takes all of it along, which cancels
+//! the sequences. An error in the middle is one last event, for the status has long been sent.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -13,54 +14,65 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream};
 use serde::Serialize;
 
+use super::chat_logprobs::ChoiceLogprobs;
 use super::chat_reply::ReplyHead;
 use super::error::ApiError;
 use super::request_log::RequestLog;
-use crate::answer::{Answer, AnswerEvent};
+use crate::answer::{AnswerEvent, Choices, Delta, Timings};
+use crate::text::Tokenizer;
 
 /// How often a comment is sent while there is nothing to say. Proxies commonly give up after 60 seconds of silence.
 const PING_EVERY: Duration = Duration::from_secs(15);
 
-struct ChatStream {
+/// A reply on its way.
+pub(super) struct ChatStream {
     /// `None` after the end.
-    answer: Option<Answer>,
+    choices: Option<Choices>,
+    tokenizer: Arc<Tokenizer>,
     head: ReplyHead,
     include_usage: bool,
     log: RequestLog,
+    /// Of the choices that are complete.
+    timings: Vec<Timings>,
     ready: VecDeque<Event>,
 }
 
-/// The response that streams an answer, of which `first` has already been taken.
-pub(super) fn response(
-    answer: Answer,
-    first: Option<AnswerEvent>,
-    head: ReplyHead,
-    include_usage: bool,
-    log: RequestLog,
-) -> Response {
-    let mut stream = ChatStream {
-        answer: Some(answer),
-        head,
-        include_usage,
-        log,
-        ready: VecDeque::new(),
-    };
-    stream.ready.push_back(event(&stream.head.opening()));
-    if let Some(first) = first {
-        stream.apply(first);
-    }
-    let ping = KeepAlive::new().interval(PING_EVERY);
-    let mut response = Sse::new(stream.into_events())
-        .keep_alive(ping)
-        .into_response();
-    // Asks a proxy in between not to collect events before it passes them on.
-    response
-        .headers_mut()
-        .insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
-}
-
 impl ChatStream {
+    pub(super) fn new(
+        choices: Choices,
+        tokenizer: Arc<Tokenizer>,
+        head: ReplyHead,
+        include_usage: bool,
+        log: RequestLog,
+    ) -> ChatStream {
+        let openings = (0..choices.n()).map(|index| event(&head.opening(index)));
+        ChatStream {
+            ready: openings.collect(),
+            choices: Some(choices),
+            tokenizer,
+            head,
+            include_usage,
+            log,
+            timings: Vec::new(),
+        }
+    }
+
+    /// The response that streams the answers, of which `first` has already been taken.
+    pub(super) fn response(mut self, first: Option<(u32, AnswerEvent)>) -> Response {
+        if let Some((index, first)) = first {
+            self.apply(index, first);
+        }
+        let ping = KeepAlive::new().interval(PING_EVERY);
+        let mut response = Sse::new(self.into_events())
+            .keep_alive(ping)
+            .into_response();
+        // Asks a proxy in between not to collect events before it passes them on.
+        response
+            .headers_mut()
+            .insert("x-accel-buffering", HeaderValue::from_static("no"));
+        response
+    }
+
     fn into_events(self) -> impl Stream<Item = Result<Event, Infallible>> {
         stream::unfold(self, |mut stream| async move {
             let event = stream.next().await?;
@@ -73,38 +85,53 @@ impl ChatStream {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            let event = self.answer.as_mut()?.next().await?;
-            self.apply(event);
+            let (index, event) = self.choices.as_mut()?.next().await?;
+            self.apply(index, event);
         }
     }
 
-    fn apply(&mut self, answer_event: AnswerEvent) {
+    fn apply(&mut self, index: u32, answer_event: AnswerEvent) {
         match answer_event {
             AnswerEvent::Progress { .. } => {}
-            AnswerEvent::Delta(delta) => {
-                let n_predicted = self.answer.as_ref().map_or(0, Answer::n_predicted);
-                self.log.predicted(n_predicted);
-                if !delta.text.is_empty() {
-                    self.ready.push_back(event(&self.head.piece(&delta.text)));
-                }
-            }
+            AnswerEvent::Delta(delta) => self.piece(index, &delta),
             AnswerEvent::Done(done) => {
-                self.log.done(&done);
-                self.answer = None;
-                self.ready.push_back(event(&self.head.closing(done.finish)));
-                if self.include_usage {
-                    self.ready
-                        .push_back(event(&self.head.accounts(&done.timings)));
-                }
-                self.ready.push_back(Event::default().data("[DONE]"));
+                let closing = event(&self.head.closing(index, done.finish));
+                self.ready.push_back(closing);
+                self.timings.push(done.timings);
+                self.end_if_complete();
             }
             AnswerEvent::Failed(error) => {
                 let error = ApiError::from(error);
                 self.log.failed(&error);
-                self.answer = None;
+                self.choices = None;
                 self.ready.push_back(event(&error.body()));
             }
         }
+    }
+
+    fn piece(&mut self, index: u32, delta: &Delta) {
+        let n_predicted = self.choices.as_ref().map_or(0, Choices::n_predicted);
+        self.log.predicted(n_predicted);
+        let logprobs = ChoiceLogprobs::of(delta, &self.tokenizer);
+        if !delta.text.is_empty() || logprobs.is_some() {
+            let piece = event(&self.head.piece(index, &delta.text, logprobs));
+            self.ready.push_back(piece);
+        }
+    }
+
+    fn end_if_complete(&mut self) {
+        let n = self.choices.as_ref().map_or(0, Choices::n);
+        if self.timings.len() < n as usize {
+            return;
+        }
+        let timings = Timings::together(&self.timings);
+        self.log.done(&timings);
+        self.choices = None;
+        if self.include_usage {
+            let accounts = event(&self.head.accounts(&timings));
+            self.ready.push_back(accounts);
+        }
+        self.ready.push_back(Event::default().data("[DONE]"));
     }
 }
 

@@ -154,6 +154,7 @@ impl From<AnswerError> for ApiError {
         match error {
             AnswerError::NoChatTemplate { .. }
             | AnswerError::Stop(_)
+            | AnswerError::Bias(_)
             | AnswerError::Sampling(_) => ApiError::invalid(message),
             AnswerError::Template(error) => from_template(&error, message),
             AnswerError::Tokenizer(TokenizerError::TextTooLong { .. }) => {
@@ -189,7 +190,9 @@ fn from_engine(error: &GenerateError, message: String) -> ApiError {
             });
             error
         }
-        GenerateError::PromptEmpty | GenerateError::Sampling(_) => ApiError::invalid(message),
+        GenerateError::PromptEmpty
+        | GenerateError::Sampling(_)
+        | GenerateError::WorkerTooOld { .. } => ApiError::invalid(message),
         GenerateError::QueueFull { .. } => ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             ErrorType::RateLimitError,
@@ -201,7 +204,8 @@ fn from_engine(error: &GenerateError, message: String) -> ApiError {
         GenerateError::TokenOutOfVocabulary { .. }
         | GenerateError::Fault { .. }
         | GenerateError::OutOfStep { .. }
-        | GenerateError::TokenMissing { .. } => ApiError::internal(message),
+        | GenerateError::TokenMissing { .. }
+        | GenerateError::LogprobsMissing { .. } => ApiError::internal(message),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::error::ApiError;
-use crate::answer::Done;
+use crate::answer::Timings;
 
 /// Collects the line, and writes it when dropped.
 pub(super) struct RequestLog {
@@ -49,12 +49,12 @@ impl RequestLog {
         self.predicted_tokens = tokens;
     }
 
-    pub(super) fn done(&mut self, done: &Done) {
+    pub(super) fn done(&mut self, timings: &Timings) {
         self.outcome = "done";
-        self.prompt_tokens = done.timings.prompt_tokens;
-        self.predicted_tokens = done.timings.predicted_tokens;
-        self.prompt_ms = done.timings.prompt_ms;
-        self.predicted_ms = done.timings.predicted_ms;
+        self.prompt_tokens = timings.prompt_tokens;
+        self.predicted_tokens = timings.predicted_tokens;
+        self.prompt_ms = timings.prompt_ms;
+        self.predicted_ms = timings.predicted_ms;
     }
 
     /// The request got an error instead of an answer.

@@ -8,13 +8,16 @@ mod server;
 
 mod answers;
 mod cancellation;
+mod choices;
 mod cluster;
 mod failures;
 mod keys;
+mod logprobs;
 mod logs;
 mod opened;
 mod origins;
 mod refusals;
+mod sampling;
 mod slowness;
 mod text_level;
 mod tls;

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::client::{Reply, ask, chat, get, post, send, with};
+use crate::model;
 use crate::server::{self, Server, USUAL};
 
 /// The error of a reply, after checking its shape.
@@ -26,6 +27,10 @@ async fn still_answers(server: &Server) {
     server::until_idle(server).await;
 }
 
+fn every_token_forbidden() -> Vec<Value> {
+    (0..model::N_VOCAB).map(|id| json!([id, false])).collect()
+}
+
 #[tokio::test]
 async fn values_out_of_range_are_refused_by_name() {
     let server = server::start(USUAL).await;
@@ -38,7 +43,9 @@ async fn values_out_of_range_are_refused_by_name() {
         ("max_tokens", json!("7")),
         ("max_completion_tokens", json!(-5)),
         ("n", json!(0)),
+        ("n", json!(17)),
         ("n", json!(1_000_000)),
+        ("best_of", json!(2)),
         ("best_of", json!(1_000_000)),
         ("top_k", json!(-5)),
         ("top_k", json!(1u64 << 40)),
@@ -63,9 +70,30 @@ async fn values_out_of_range_are_refused_by_name() {
         ("stream", json!("yes")),
         ("stream_options", json!({"include_usage": 1})),
         ("model", json!(5)),
-        ("logprobs", json!(true)),
+        ("logprobs", json!(3)),
         ("top_logprobs", json!(1_000_000)),
+        ("top_logprobs", json!(-1)),
+        ("top_logprobs", json!(3)),
         ("logit_bias", json!({"99999999": 5})),
+        ("logit_bias", json!({"260": 5})),
+        ("logit_bias", json!([[260, 5]])),
+        ("logit_bias", json!([[u64::MAX, 5]])),
+        ("logit_bias", json!([["a".repeat(2049), 5]])),
+        ("logit_bias", json!({"five": 5})),
+        ("logit_bias.5", json!({"5": true})),
+        ("logit_bias.5", json!({"5": 1e9})),
+        ("logit_bias[0][0]", json!([[-1, 5]])),
+        ("logit_bias[1][1]", json!([[1, 5], ["a", null]])),
+        ("logit_bias", json!(every_token_forbidden())),
+        ("ignore_eos", json!(1)),
+        ("repeat_last_n", json!(-2)),
+        ("repeat_last_n", json!(65_537)),
+        ("typical_p", json!(1.5)),
+        ("top_n_sigma", json!(-2)),
+        ("xtc_probability", json!(-0.1)),
+        ("xtc_threshold", json!(1.1)),
+        ("dynatemp_range", json!(3)),
+        ("dynatemp_exponent", json!(-1)),
         ("tools", json!([{"type": "function"}])),
         ("tool_choice", json!("required")),
         ("functions", json!([{}])),

@@ -1,12 +1,15 @@
 //! A stand-in for the workers: it keeps what each sequence holds, as a ring does, and the token that it "samples" spells what
-//! the prompt asks for. `say:hello` answers `hello`; `forever` answers `xxxx...` without end.
+//! the prompt asks for. `say:hello` answers `hello`; `forever` answers `xxxx...` without end; `seed` and `options` answer with what
+//! the run asks for. A token that is forbidden becomes a dot, and the log-probabilities are a function of the index.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use potluck_coordinator::engine::{FaultKind, RingEvent, RingLimits, RunFault};
-use potluck_proto::{Run, RunResult, SeqId, Step, StepResult};
+use potluck_proto::{
+    Logprobs, PROTOCOL, Run, RunResult, Sampling, SeqId, Step, StepResult, TokenLogprob,
+};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::model;
@@ -72,6 +75,7 @@ pub fn limits(context_tokens: u32, max_sequences: u32) -> RingLimits {
         max_sequences,
         max_step_tokens: 64,
         n_vocab: model::N_VOCAB,
+        protocol: PROTOCOL,
     }
 }
 
@@ -109,8 +113,8 @@ impl Ring {
         log.truncate(run.pos as usize);
         assert_eq!(log.len(), run.pos as usize, "positions without a gap");
         log.extend(&run.tokens);
-        let mut token = None;
-        if let Some(sampling) = run.sampling {
+        let (mut token, mut logprobs) = (None, None);
+        if let Some(sampling) = &run.sampling {
             let prompt = &log[..log.len() - sampling.index as usize];
             let text = text(prompt);
             if sampling.index == 0 {
@@ -119,13 +123,35 @@ impl Ring {
             if text.contains("break") && sampling.index == 2 {
                 return Err("layer 3 gave NaN".to_owned());
             }
-            token = Some(next(prompt, sampling.index as usize));
+            let drawn = next(prompt, sampling);
+            token = Some(drawn);
+            logprobs = sampling
+                .top_logprobs
+                .map(|n_top| told(drawn, sampling.index, n_top));
         }
         Ok(RunResult {
             seq: run.seq,
             kv_len: log.len() as u32,
             token,
+            logprobs,
         })
+    }
+}
+
+/// Token 0 of an answer has log-probability -0, the next -0.25 and so on; of the others each is less likely by 1.
+fn told(drawn: u32, index: u32, n_top: u32) -> Logprobs {
+    let logprob = |rank: u32| -0.25 * index as f32 - rank as f32;
+    let others = (model::END..).filter(|id| *id != drawn);
+    let top = (0..).zip([drawn].into_iter().chain(others));
+    Logprobs {
+        drawn: logprob(0),
+        top: top
+            .take(n_top as usize)
+            .map(|(rank, token)| TokenLogprob {
+                token,
+                logprob: logprob(rank),
+            })
+            .collect(),
     }
 }
 
@@ -138,17 +164,48 @@ fn text(tokens: &[u32]) -> String {
     String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
 }
 
-/// Token `index` of the answer to a prompt.
-fn next(prompt: &[u32], index: usize) -> u32 {
-    let asked = text(prompt);
-    if asked.contains("forever") {
-        return model::token_of(b'x');
+/// The next token of the answer to a prompt.
+fn next(prompt: &[u32], sampling: &Sampling) -> u32 {
+    let token = spelled(&text(prompt), sampling);
+    let mut biases = sampling.logit_bias.iter();
+    match biases.any(|entry| entry.token == token && entry.bias == f32::NEG_INFINITY) {
+        true => model::token_of(b'.'),
+        false => token,
     }
-    let answer = asked
+}
+
+fn spelled(asked: &str, sampling: &Sampling) -> u32 {
+    let answer = match asked {
+        _ if asked.contains("forever") => return model::token_of(b'x'),
+        _ if asked.contains("seed") => sampling.seed.to_string(),
+        _ if asked.contains("options") => options(sampling),
+        _ => said(asked).to_owned(),
+    };
+    let byte = answer.as_bytes().get(sampling.index as usize);
+    byte.map_or(model::END, |byte| model::token_of(*byte))
+}
+
+fn said(asked: &str) -> &str {
+    asked
         .rsplit_once("say:")
-        .map_or("?", |(_, rest)| rest.split('|').next().unwrap_or_default());
-    answer
-        .as_bytes()
-        .get(index)
-        .map_or(model::END, |byte| model::token_of(*byte))
+        .map_or("?", |(_, rest)| rest.split('|').next().unwrap_or_default())
+}
+
+/// What a request's options have become.
+fn options(sampling: &Sampling) -> String {
+    let biases = sampling.logit_bias.iter();
+    let biases: Vec<_> = biases
+        .map(|entry| format!("{}{:+}", entry.token, entry.bias))
+        .collect();
+    format!(
+        "window {}, typical {}, sigma {}, xtc {} {}, dynatemp {} {}, bias {}",
+        sampling.penalty_window,
+        sampling.typical_p,
+        sampling.top_n_sigma,
+        sampling.xtc_probability,
+        sampling.xtc_threshold,
+        sampling.dynatemp_range,
+        sampling.dynatemp_exponent,
+        biases.join(" ")
+    )
 }

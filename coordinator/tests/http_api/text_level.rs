@@ -13,6 +13,8 @@ fn question(text: &str) -> AnswerRequest {
         input: Input::Raw(text.to_owned()),
         max_tokens: None,
         sampling: Sampling::greedy(),
+        biases: vec![],
+        ignore_end: false,
         seed: None,
         stop: vec![],
     }

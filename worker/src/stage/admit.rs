@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use potluck_proto::{Run, SeqId, Step};
+use potluck_proto::{Run, Sampling, SeqId, Step};
 
 use super::Stage;
-use super::sequence::Sequence;
+use super::sequence::{LastOutput, Sequence};
 use crate::kv::KvFull;
 
 /// Why a run could not be computed.
@@ -101,7 +101,10 @@ impl Stage {
     fn check_values(&self, run: &Run) -> Result<(), RunFault> {
         let shape = &self.config.shape;
         let context = self.config.limits.context_tokens;
-        if let Some(id) = run.tokens.iter().find(|id| **id >= shape.n_vocab) {
+        let biased = run.sampling.iter().flat_map(|s| s.logit_bias.iter());
+        let biased = biased.map(|entry| entry.token);
+        let mut ids = run.tokens.iter().copied().chain(biased);
+        if let Some(id) = ids.find(|id| *id >= shape.n_vocab) {
             let why = format!("token {id} is outside the vocabulary of {}", shape.n_vocab);
             return Err(self.fault(run, Fault::Invalid, why));
         }
@@ -164,12 +167,20 @@ impl Stage {
     }
 }
 
-/// Whether a run is the sequence's last one over again. A run that asks for a token where none was drawn is not.
+/// Whether a run is the sequence's last one over again. A run that asks for what was not drawn or not told is not.
 fn is_repetition(sequence: &Sequence, run: &Run) -> bool {
     let pos = run.pos as usize;
     let last = &sequence.last;
     run.tokens.len() == last.n_tokens
         && pos + last.n_tokens == sequence.tokens.len()
         && sequence.tokens[pos..] == run.tokens
-        && (run.sampling.is_none() || last.token.is_some() || !last.hidden.is_empty())
+        && (!last.hidden.is_empty() || is_drawn(last, run.sampling.as_ref()))
+}
+
+fn is_drawn(last: &LastOutput, asked: Option<&Sampling>) -> bool {
+    match (asked, &last.drawn) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(asked), Some(drawn)) => asked.top_logprobs.is_none() || drawn.logprobs.is_some(),
+    }
 }

@@ -1,6 +1,7 @@
 //! What a stage holds of one sequence.
 
 use crate::kv::KvTable;
+use crate::sampling::Drawn;
 
 /// Its tokens, their keys and values, and the answer to its last run.
 #[derive(Debug, Default)]
@@ -18,5 +19,6 @@ pub(super) struct LastOutput {
     pub n_tokens: usize,
     /// `(n_tokens, d_model)`, at every stage but the last.
     pub hidden: Vec<f32>,
-    pub token: Option<u32>,
+    /// At the last stage, where a token was asked for.
+    pub drawn: Option<Drawn>,
 }

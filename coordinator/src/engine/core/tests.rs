@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use potluck_proto::{RunResult, Sampling};
+use potluck_proto::{LogitBias, Logprobs, PROTOCOL, RunResult, Sampling, TokenLogprob};
 
 use super::*;
 
@@ -15,6 +15,7 @@ fn ring(n_stages: u32, max_sequences: u32) -> RingLimits {
         max_sequences,
         max_step_tokens: 512,
         n_vocab: 100,
+        protocol: PROTOCOL,
     }
 }
 
@@ -68,6 +69,7 @@ impl Story {
             seq: SeqId(seq),
             kv_len,
             token,
+            logprobs: None,
         });
         self.ring(RingEvent::Result(StepResult {
             id: StepId(id),
@@ -93,7 +95,7 @@ fn line(action: &Action) -> String {
         Action::Send(step) => {
             let runs = step.runs.iter().map(|run| {
                 let (pos, n_tokens) = (run.pos, run.tokens.len());
-                let asks = run.sampling.map(|s| format!("?{}", s.index));
+                let asks = run.sampling.as_ref().map(|s| format!("?{}", s.index));
                 format!(
                     " {}@{pos}+{n_tokens}{}",
                     run.seq.0,
@@ -109,7 +111,7 @@ fn line(action: &Action) -> String {
         Action::Emit(seq, GenerateEvent::Progress { done, total }) => {
             format!("{}: {done}/{total}", seq.0)
         }
-        Action::Emit(seq, GenerateEvent::Token { id, index }) => {
+        Action::Emit(seq, GenerateEvent::Token { id, index, .. }) => {
             format!("{}: [{index}]={id}", seq.0)
         }
         Action::Emit(seq, GenerateEvent::Finished(f)) => {
@@ -170,6 +172,7 @@ fn times_are_counted_from_the_place_in_the_ring() {
             seq: SeqId(0),
             kv_len: 4,
             token: Some(8),
+            logprobs: None,
         }],
         stage_us: vec![],
     };
@@ -377,4 +380,105 @@ fn requests_that_cannot_be_served_are_refused() {
     );
     let status = story.core.status();
     assert_eq!((status.running, status.waiting), (1, MAX_WAITING));
+}
+
+/// Step 0 comes back with token 7 of sequence 0 and these log-probabilities.
+fn drawn(story: &mut Story, logprobs: Option<Logprobs>) -> Vec<Action> {
+    let result = StepResult {
+        id: StepId(0),
+        runs: vec![RunResult {
+            seq: SeqId(0),
+            kv_len: 3,
+            token: Some(7),
+            logprobs,
+        }],
+        stage_us: vec![],
+    };
+    let event = Event::Ring(RingEvent::Result(result));
+    story.core.step(story.now, event)
+}
+
+fn asking_for_logprobs() -> GenerateRequest {
+    GenerateRequest {
+        sampling: Sampling {
+            top_logprobs: Some(1),
+            ..Sampling::greedy()
+        },
+        ..request(3, 1)
+    }
+}
+
+#[test]
+fn log_probabilities_come_with_their_token_or_the_answer_fails() {
+    let logprobs = |token| Logprobs {
+        drawn: -0.5,
+        top: vec![TokenLogprob {
+            token,
+            logprob: -0.25,
+        }],
+    };
+    let after = |request, told: Option<Logprobs>| {
+        let mut story = Story::begin(ring(1, 1));
+        story.then(Event::Submit(SeqId(0), request));
+        drawn(&mut story, told)
+    };
+    let good = after(asking_for_logprobs(), Some(logprobs(99)));
+    let token = GenerateEvent::Token {
+        id: 7,
+        index: 0,
+        logprobs: Some(logprobs(99)),
+    };
+    assert!(good.contains(&Action::Emit(SeqId(0), token)), "{good:?}");
+    let failed = |actions: Vec<Action>, error| {
+        let failed = Action::Emit(SeqId(0), GenerateEvent::Failed(error));
+        assert!(actions.contains(&failed), "{actions:?}");
+    };
+    let missing = GenerateError::LogprobsMissing { index: 0 };
+    failed(after(asking_for_logprobs(), None), missing);
+    let (id, n_vocab) = (100, 100);
+    failed(
+        after(asking_for_logprobs(), Some(logprobs(id))),
+        GenerateError::TokenOutOfVocabulary { id, n_vocab },
+    );
+    // What nobody asked for is not told.
+    let unasked = after(request(3, 1), Some(logprobs(1)));
+    let token = GenerateEvent::Token {
+        id: 7,
+        index: 0,
+        logprobs: None,
+    };
+    assert!(unasked.contains(&Action::Emit(SeqId(0), token)));
+}
+
+#[test]
+fn an_older_worker_is_not_asked_for_what_it_would_ignore() {
+    let old = RingLimits {
+        protocol: PROTOCOL - 1,
+        ..ring(1, 1)
+    };
+    let mut story = Story::begin(old);
+    let refused = story.then(Event::Submit(SeqId(0), asking_for_logprobs()));
+    assert!(
+        refused.contains("it speaks protocol 2, 3 is needed"),
+        "{refused}"
+    );
+    assert_eq!(story.submit(1, 3, 2), "#0 1@0+3?0");
+}
+
+#[test]
+fn biases_are_for_tokens_that_there_are() {
+    let mut story = Story::begin(ring(1, 1));
+    let biased = GenerateRequest {
+        sampling: Sampling {
+            logit_bias: [LogitBias {
+                token: 100,
+                bias: 1.0,
+            }]
+            .into(),
+            ..Sampling::greedy()
+        },
+        ..request(3, 1)
+    };
+    let refused = story.then(Event::Submit(SeqId(0), biased));
+    assert!(refused.contains("token 100 is outside"), "{refused}");
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use potluck_proto::{RunResult, Sampling, StepResult};
+use potluck_proto::{PROTOCOL, RunResult, Sampling, StepResult};
 
 use super::*;
 use crate::engine::{FaultKind, FinishReason, GenerateRequest, RingLimits, RunFault};
@@ -13,6 +13,7 @@ const LIMITS: RingLimits = RingLimits {
     max_sequences: 2,
     max_step_tokens: 16,
     n_vocab: 1000,
+    protocol: PROTOCOL,
 };
 
 /// The ring's ends of the two channels.
@@ -56,7 +57,8 @@ impl Ring {
             RunResult {
                 seq: run.seq,
                 kv_len,
-                token: run.sampling.map(|_| kv_len - 1),
+                token: run.sampling.as_ref().map(|_| kv_len - 1),
+                logprobs: None,
             }
         });
         let result = StepResult {
@@ -102,7 +104,7 @@ async fn answers_stream_to_their_clients() {
         let mut tokens = Vec::new();
         while let Some(event) = generation.next().await {
             match event {
-                GenerateEvent::Token { id, index } => tokens.push((index, id)),
+                GenerateEvent::Token { id, index, .. } => tokens.push((index, id)),
                 GenerateEvent::Finished(finished) => {
                     assert_eq!(finished.reason, FinishReason::Length);
                     assert_eq!((finished.n_prompt, finished.n_generated), (3, 4));

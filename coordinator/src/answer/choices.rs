@@ -1,0 +1,91 @@
+//! Several answers to one question, which grow at the same time.
+
+use futures_util::stream::{self, BoxStream, SelectAll, StreamExt};
+
+use super::{Answer, AnswerEvent};
+
+/// The events of all answers as they come, each with the index of its answer. Dropping it cancels all.
+pub struct Choices {
+    n: u32,
+    n_prompt: u32,
+    n_predicted: u32,
+    events: SelectAll<BoxStream<'static, (u32, AnswerEvent)>>,
+}
+
+impl Choices {
+    pub(super) fn new(answers: Vec<Answer>) -> Choices {
+        Choices {
+            n: answers.len() as u32,
+            n_prompt: answers.first().map_or(0, Answer::n_prompt),
+            n_predicted: 0,
+            events: (0..)
+                .zip(answers)
+                .map(|(i, answer)| numbered(i, answer))
+                .collect(),
+        }
+    }
+
+    /// How many answers there are.
+    pub fn n(&self) -> u32 {
+        self.n
+    }
+
+    /// Tokens of the prompt.
+    pub fn n_prompt(&self) -> u32 {
+        self.n_prompt
+    }
+
+    /// Tokens of all answers, as far as their text has come.
+    pub fn n_predicted(&self) -> u32 {
+        self.n_predicted
+    }
+
+    /// The next event and whose it is; `None` after the end of the last answer. Nothing is lost when the future is dropped before
+    /// it is ready.
+    pub async fn next(&mut self) -> Option<(u32, AnswerEvent)> {
+        let event = self.events.next().await;
+        if let Some((_, AnswerEvent::Delta(delta))) = &event {
+            self.n_predicted += delta.tokens.len() as u32;
+        }
+        event
+    }
+}
+
+fn numbered(index: u32, answer: Answer) -> BoxStream<'static, (u32, AnswerEvent)> {
+    stream::unfold(answer, move |mut answer| async move {
+        let event = answer.next().await?;
+        Some(((index, event), answer))
+    })
+    .boxed()
+}
+
+/// The seed of answer `index`. The first is the request's own: it is the answer that a request for a single one gets.
+pub(super) fn seed_of(seed: u64, index: u32) -> u64 {
+    match index {
+        0 => seed,
+        _ => mix(seed.wrapping_add(u64::from(index).wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+    }
+}
+
+/// The finalizer of SplitMix64, <https://doi.org/10.1145/2714064.2660195>: neighbouring numbers get unrelated ones.
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_answer_has_a_seed_of_its_own() {
+        assert_eq!(seed_of(42, 0), 42);
+        let seeds: BTreeSet<_> = (0..100)
+            .flat_map(|seed| (0..16).map(move |index| seed_of(seed, index)))
+            .collect();
+        assert_eq!(seeds.len(), 1600);
+    }
+}
