@@ -6,6 +6,7 @@
 //! [`Answer`] the way out.
 
 mod bias;
+mod chat;
 mod choices;
 mod error;
 mod prompt;
@@ -19,9 +20,12 @@ use potluck_proto::Sampling;
 use tokio::sync::Semaphore;
 
 use crate::engine::{EngineHandle, GenerateRequest};
-use crate::text::{AddBos, ChatTemplate, Message, Special, StopMatcher, TokenId, Tokenizer};
+use crate::text::{AddBos, ChatTemplate, Special, StopMatcher, TokenId, Tokenizer};
+
+use prompt::Prompt;
 
 pub use bias::{Bias, BiasError, Biased};
+pub use chat::Chat;
 pub use choices::Choices;
 pub use error::AnswerError;
 pub use stream::Answer;
@@ -48,7 +52,7 @@ pub struct ServedModel {
 #[derive(Debug, Clone)]
 pub enum Input {
     /// A chat, laid out by the model's template.
-    Chat(Vec<Message>),
+    Chat(Chat),
     /// Text as it stands.
     Raw(String),
 }
@@ -152,7 +156,7 @@ pub struct Answerer {
 
 /// A request as the engine is asked.
 struct Question {
-    prompt: Vec<TokenId>,
+    prompt: Prompt,
     max_tokens: u32,
     sampling: Sampling,
     stops: StopMatcher,
@@ -185,7 +189,7 @@ impl Answerer {
         for index in 0..n {
             answers.push(self.begin(&question, index).await?);
         }
-        Ok(Choices::new(answers))
+        Ok(Choices::new(answers, question.prompt.reading))
     }
 
     async fn question(&self, request: AnswerRequest) -> Result<Question, AnswerError> {
@@ -204,7 +208,7 @@ impl Answerer {
         };
         let prepared = self.prepare(move |model| {
             let biases = bias::resolve(&model.tokenizer, &biases, &never)?;
-            Ok((prompt::tokens(model, &input)?, biases))
+            Ok((prompt::prompt(model, input)?, biases))
         });
         let (prompt, biases) = prepared.await?;
         Ok(Question {
@@ -225,16 +229,27 @@ impl Answerer {
             ..question.sampling.clone()
         };
         let generation = self.engine.generate(GenerateRequest {
-            prompt: question.prompt.clone(),
+            prompt: question.prompt.tokens.clone(),
             max_tokens: question.max_tokens,
             sampling,
             end_tokens: Arc::clone(&self.end_tokens),
         });
         let generation = generation.await?;
         let tokenizer = Arc::clone(&self.model.tokenizer);
-        let writer = writer::AnswerWriter::new(tokenizer, question.stops.clone());
-        let n_prompt = u32::try_from(question.prompt.len()).unwrap_or(u32::MAX);
-        Ok(Answer::new(generation, writer, n_prompt))
+        let reading = question.prompt.reading.clone();
+        let writer = writer::AnswerWriter::new(tokenizer, question.stops.clone(), &reading.marks());
+        let n_prompt = u32::try_from(question.prompt.tokens.len()).unwrap_or(u32::MAX);
+        Ok(Answer::new(generation, writer, reading, n_prompt))
+    }
+
+    /// The prompt of a question as text.
+    pub async fn render(&self, input: Input) -> Result<String, AnswerError> {
+        self.prepare(move |model| prompt::text(model, input)).await
+    }
+
+    /// Answers that are computed at the same time; 0 while none can be.
+    pub fn max_sequences(&self) -> u32 {
+        self.engine.status().max_sequences
     }
 
     /// The tokens of a text, as [`Tokenizer::encode`] gives them.
@@ -251,11 +266,11 @@ impl Answerer {
     /// Renders and encodes on a thread that may compute for long.
     async fn prepare<T: Send + 'static>(
         &self,
-        tokens: impl FnOnce(&ServedModel) -> Result<T, AnswerError> + Send + 'static,
+        work: impl FnOnce(&ServedModel) -> Result<T, AnswerError> + Send + 'static,
     ) -> Result<T, AnswerError> {
         let _permit = self.preparing.acquire().await.ok();
         let model = Arc::clone(&self.model);
-        let prepared = tokio::task::spawn_blocking(move || tokens(&model));
+        let prepared = tokio::task::spawn_blocking(move || work(&model));
         prepared.await.map_err(|_| AnswerError::PreparationFailed)?
     }
 }

@@ -1,16 +1,21 @@
-//! The HTTP API: OpenAI's chat completions and models, health, and what the cluster looks like.
+//! The HTTP API: OpenAI's chat completions and models, some of what llama.cpp's server offers beside them, health, and what the
+//! cluster looks like. `docs/api.md` is for those who use it.
 //!
 //! Everything in a request is hostile until `chat_request` has checked it; every refusal is an [`error::ApiError`], the one
 //! shape of errors. Answers come from [`crate::answer`]; what is known of the cluster comes in as a [`StatusReport`] that
 //! another part of the coordinator keeps up to date. Nothing here knows tokens, sequences or workers. The life of a request:
-//! `serve`, `guard`, `auth`, `chat`, `chat_request`, then `chat_stream` or `chat_reply`, and one log line from `request_log`.
+//! `serve`, `guard`, `auth`, `chat`, `chat_request`, then `chat_stream` or `chat_reply` with `chat_parts`, and one log line from
+//! `request_log`.
 //! `opening` says under which conditions other machines may reach all this.
 
+mod apply_template;
 mod auth;
 mod body;
 mod chat;
 mod chat_body;
+mod chat_layout;
 mod chat_logprobs;
+mod chat_parts;
 mod chat_reply;
 mod chat_request;
 mod chat_sampling;
@@ -22,9 +27,11 @@ mod guard;
 mod logit_bias;
 mod models;
 mod opening;
+mod props;
 mod request_log;
 mod serve;
 mod tokens;
+mod tools;
 
 use std::sync::Arc;
 
@@ -55,12 +62,14 @@ pub struct ApiState {
 }
 
 /// All routes of the API. Whatever is added here is behind the gate.
-fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 8] {
+fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 10] {
     [
         (auth::PUBLIC_PATH, get(cluster_view::health)),
         ("/v1/chat/completions", post(chat::completions)),
         ("/v1/models", get(models::list)),
         ("/v1/models/{*id}", get(models::one)),
+        ("/props", get(props::props)),
+        ("/apply-template", post(apply_template::apply_template)),
         ("/tokenize", post(tokens::tokenize)),
         ("/detokenize", post(tokens::detokenize)),
         ("/potluck/v1/status", get(cluster_view::status)),

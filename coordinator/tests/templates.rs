@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use potluck_coordinator::text::{
-    ChatTemplate, Content, Message, RenderOptions, Rendered, TemplateError,
+    CallIds, ChatTemplate, Content, FunctionCall, Message, Reading, RenderOptions, Rendered,
+    ReplyParser, ReplyPiece, TemplateError, Thoughts, ToolCall,
 };
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -245,6 +246,145 @@ fn a_chat_without_tools_renders_wherever_one_with_an_empty_list_does() {
             assert!(rendered.is_ok(), "{name}: {rendered:?}");
         }
     }
+}
+
+/// Templates whose models' calls are read, with the marks in front of them, as far as they write any.
+const READ_CALLS: &[(&str, &str)] = &[
+    ("Bielik-11B-v3.0-Instruct", "<tool_call>"),
+    ("MiMo-VL", "<tool_call>"),
+    ("Mistral-Small-3.2-24B-Instruct-2506", "[TOOL_CALLS]"),
+    ("NVIDIA-Nemotron-Nano-v2", "<TOOLCALL>"),
+    (
+        "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use",
+        "<tool_call>",
+    ),
+    ("NousResearch-Hermes-3-Llama-3.1-8B-tool_use", "<tool_call>"),
+    ("Qwen-QwQ-32B", "<tool_call>"),
+    ("Qwen-Qwen2.5-7B-Instruct", "<tool_call>"),
+    ("Qwen-Qwen3-0.6B", "<tool_call>"),
+    ("Reka-Edge", "<tool_call>"),
+    ("ibm-granite-granite-4.0", "<tool_call>"),
+    ("ibm-granite-granite-4.1", "<tool_call>"),
+    ("meta-llama-Llama-3.1-8B-Instruct", "<|python_tag|>"),
+    ("meta-llama-Llama-3.2-3B-Instruct", ""),
+    ("meta-llama-Llama-3.3-70B-Instruct", "<|python_tag|>"),
+    ("mistralai-Ministral-3-14B-Reasoning-2512", "[TOOL_CALLS]"),
+    ("mistralai-Mistral-Nemo-Instruct-2407", "[TOOL_CALLS]"),
+    ("unsloth-mistral-Devstral-Small-2507", "[TOOL_CALLS]"),
+];
+
+/// What a template writes behind the prompt when the assistant calls a tool is what its model learned to write.
+#[test]
+fn calls_are_read_as_real_templates_write_them() {
+    let templates = templates();
+    let read: Vec<(&str, &str)> = templates
+        .iter()
+        .filter(|(_, (_, template))| reads_its_own_call(template))
+        .map(|(name, (_, template))| {
+            let marks = template.reply_form().calls.map(|marks| marks.opens);
+            (name.as_str(), marks.unwrap_or_default())
+        })
+        .collect();
+    assert_eq!(read, READ_CALLS);
+}
+
+#[test]
+fn templates_tell_which_ids_and_thoughts_their_models_know() {
+    let templates = templates();
+    let form = |name: &str| templates[name].1.reply_form();
+    let strict = templates
+        .iter()
+        .filter(|(_, (_, t))| t.reply_form().ids == CallIds::Nine);
+    let strict: Vec<&str> = strict.map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        strict,
+        [
+            "Mistral-Small-3.2-24B-Instruct-2506",
+            "mistralai-Mistral-Nemo-Instruct-2407"
+        ]
+    );
+    for (name, opens) in [
+        ("Qwen-Qwen3-0.6B", "<think>"),
+        ("mistralai-Ministral-3-14B-Reasoning-2512", "[THINK]"),
+        ("ByteDance-Seed-OSS", "<seed:think>"),
+        (
+            "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
+            "<|START_THINKING|>",
+        ),
+    ] {
+        assert_eq!(form(name).thoughts.opens, opens, "{name}");
+    }
+    let messages = [Message::new("user", "What does <think> mean? <think>")];
+    for (name, begun) in [
+        ("Qwen-QwQ-32B", true),
+        ("deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", true),
+        ("Qwen-Qwen3-0.6B", false),
+        ("Qwen-Qwen2.5-7B-Instruct", false),
+        ("meta-llama-Llama-3.2-3B-Instruct", false),
+    ] {
+        let mut options = RenderOptions::new(SystemTime::UNIX_EPOCH);
+        options
+            .arguments
+            .insert("enable_thinking".into(), json!(true));
+        let layout = templates[name].1.lay_out(&messages, options).unwrap();
+        assert_eq!(layout.thought_begun, begun, "{name}");
+    }
+}
+
+fn reads_its_own_call(template: &ChatTemplate) -> bool {
+    let (name, arguments) = ("get_weather", json!({"city": "Bonn", "days": [1, 2]}));
+    let question = Message::new("user", "How is the weather?");
+    let function = FunctionCall {
+        name: name.to_owned(),
+        arguments: arguments.clone(),
+    };
+    let call = Message {
+        role: "assistant".to_owned(),
+        tool_calls: Some(vec![ToolCall {
+            id: Some("call00001".to_owned()),
+            function,
+        }]),
+        ..Message::default()
+    };
+    let mut options = RenderOptions::new(SystemTime::UNIX_EPOCH);
+    options.tools = Some(
+        json!([{"type": "function", "function": {"name": name, "description": "a tool",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string", "description": "a city"}}}}}]),
+    );
+    options
+        .arguments
+        .insert("enable_thinking".into(), json!(true));
+    let prompt = template.render(std::slice::from_ref(&question), &options);
+    options.add_generation_prompt = false;
+    let called = template.render(&[question, call], &options);
+    let (Ok(prompt), Ok(called)) = (prompt, called) else {
+        return false;
+    };
+    let (prompt, called) = (prompt.text(), called.text());
+    // Templates that open a thought for the answer leave it out of earlier answers.
+    let opens = template.reply_form().thoughts.opens;
+    let prompt = prompt.trim_end().trim_end_matches(opens).trim_end();
+    let Some(answer) = called.strip_prefix(prompt) else {
+        return false;
+    };
+    let mut parser = ReplyParser::new(Reading {
+        form: template.reply_form(),
+        thoughts: Thoughts::Apart,
+        tools: [name.to_owned()].into(),
+        ..Reading::default()
+    });
+    let mut pieces = parser.push(answer);
+    pieces.extend(parser.finish());
+    let calls: Vec<Value> = pieces
+        .iter()
+        .filter_map(|piece| match piece {
+            ReplyPiece::Call(call) if call.name == name => {
+                serde_json::from_str(&call.arguments).ok()
+            }
+            _ => None,
+        })
+        .collect();
+    calls == [arguments]
 }
 
 #[test]

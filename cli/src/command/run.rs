@@ -195,7 +195,7 @@ async fn conversation(args: &Args, answerer: &Answerer) -> anyhow::Result<()> {
         messages.push(Message::new("user", &line));
         let input = match args.raw || answerer.model().template.is_none() {
             true => Input::Raw(line),
-            false => Input::Chat(messages.clone()),
+            false => Input::Chat(messages.clone().into()),
         };
         match stream(answerer, input, args.max_tokens, &args.sampling, true).await {
             Ok(finished) => messages.push(Message::new("assistant", &finished.text)),
@@ -212,7 +212,7 @@ async fn conversation(args: &Args, answerer: &Answerer) -> anyhow::Result<()> {
 pub async fn ask(answerer: &Answerer, asked: Asked) -> anyhow::Result<Finished> {
     let input = match asked.raw || answerer.model().template.is_none() {
         true => Input::Raw(asked.prompt),
-        false => Input::Chat(vec![Message::new("user", &asked.prompt)]),
+        false => Input::Chat(vec![Message::new("user", &asked.prompt)].into()),
     };
     stream(
         answerer,

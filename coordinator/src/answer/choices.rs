@@ -3,18 +3,21 @@
 use futures_util::stream::{self, BoxStream, SelectAll, StreamExt};
 
 use super::{Answer, AnswerEvent};
+use crate::text::{Reading, ReplyParser};
 
 /// The events of all answers as they come, each with the index of its answer. Dropping it cancels all.
 pub struct Choices {
     n: u32,
     n_prompt: u32,
     n_predicted: u32,
+    parser: ReplyParser,
     events: SelectAll<BoxStream<'static, (u32, AnswerEvent)>>,
 }
 
 impl Choices {
-    pub(super) fn new(answers: Vec<Answer>) -> Choices {
+    pub(super) fn new(answers: Vec<Answer>, reading: Reading) -> Choices {
         Choices {
+            parser: ReplyParser::new(reading),
             n: answers.len() as u32,
             n_prompt: answers.first().map_or(0, Answer::n_prompt),
             n_predicted: 0,
@@ -28,6 +31,11 @@ impl Choices {
     /// How many answers there are.
     pub fn n(&self) -> u32 {
         self.n
+    }
+
+    /// Reads an answer's text: thoughts and calls are in it as the model writes them. Each answer takes one of its own.
+    pub fn parser(&self) -> ReplyParser {
+        self.parser.clone()
     }
 
     /// Tokens of the prompt.

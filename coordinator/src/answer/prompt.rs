@@ -2,22 +2,66 @@
 
 use std::time::SystemTime;
 
-use super::{AnswerError, Input, ServedModel};
-use crate::text::{AddBos, RenderOptions, Special};
+use serde_json::Value as Json;
 
-/// The tokens of a prompt. Control tokens that a user spells out stay text, in a chat and in plain text alike.
-pub(super) fn tokens(model: &ServedModel, input: &Input) -> Result<Vec<u32>, AnswerError> {
+use super::chat::{Chat, tool_names};
+use super::{AnswerError, Input, ServedModel};
+use crate::text::{AddBos, ChatTemplate, Layout, Reading, RenderOptions, Special, Thoughts};
+
+/// What an answer continues, and how it is to be read.
+pub(super) struct Prompt {
+    pub tokens: Vec<u32>,
+    pub reading: Reading,
+}
+
+/// The prompt of a question. Control tokens that a user spells out stay text, in a chat and in plain text alike.
+pub(super) fn prompt(model: &ServedModel, input: Input) -> Result<Prompt, AnswerError> {
     match input {
-        Input::Raw(text) => Ok(model
-            .tokenizer
-            .encode(text, Special::Text, AddBos::ModelRule)?),
-        Input::Chat(messages) => {
-            let no_template = || AnswerError::NoChatTemplate {
-                model: model.name.clone(),
+        Input::Raw(text) => Ok(Prompt {
+            tokens: model
+                .tokenizer
+                .encode(&text, Special::Text, AddBos::ModelRule)?,
+            reading: Reading::default(),
+        }),
+        Input::Chat(chat) => {
+            let template = template(model)?;
+            let mut reading = Reading {
+                form: template.reply_form(),
+                thoughts: chat.thoughts,
+                tools: tool_names(&chat.tools),
+                calls: chat.calls,
             };
-            let template = model.template.as_ref().ok_or_else(no_template)?;
-            let rendered = template.render(messages, &RenderOptions::new(SystemTime::now()))?;
-            Ok(model.tokenizer.encode_chat(&rendered)?)
+            let layout = lay_out(template, chat)?;
+            if reading.thoughts == Thoughts::Apart && layout.thought_begun {
+                reading.thoughts = Thoughts::Begun;
+            }
+            let tokens = model.tokenizer.encode_chat(&layout.prompt)?;
+            Ok(Prompt { tokens, reading })
         }
     }
+}
+
+/// The prompt of a question as text.
+pub(super) fn text(model: &ServedModel, input: Input) -> Result<String, AnswerError> {
+    match input {
+        Input::Raw(text) => Ok(text),
+        Input::Chat(chat) => Ok(lay_out(template(model)?, chat)?.prompt.text()),
+    }
+}
+
+fn template(model: &ServedModel) -> Result<&ChatTemplate, AnswerError> {
+    let no_template = || AnswerError::NoChatTemplate {
+        model: model.name.clone(),
+    };
+    model.template.as_ref().ok_or_else(no_template)
+}
+
+fn lay_out(template: &ChatTemplate, chat: Chat) -> Result<Layout, AnswerError> {
+    let options = RenderOptions {
+        add_generation_prompt: chat.add_generation_prompt,
+        tools: (!chat.tools.is_empty()).then_some(Json::Array(chat.tools)),
+        arguments: chat.arguments,
+        now: SystemTime::now(),
+    };
+    Ok(template.lay_out(&chat.messages, options)?)
 }

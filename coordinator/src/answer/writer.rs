@@ -31,13 +31,22 @@ pub(super) struct AnswerWriter {
     tokenizer: Arc<Tokenizer>,
     decoder: StreamDecoder,
     stops: StopMatcher,
+    /// Control tokens that are written as they are spelled.
+    marks: Vec<u32>,
     tokens: Vec<u32>,
     logprobs: Vec<Logprobs>,
 }
 
 impl AnswerWriter {
-    pub(super) fn new(tokenizer: Arc<Tokenizer>, stops: StopMatcher) -> AnswerWriter {
+    /// `marks` are written even where they are control tokens, which otherwise stand for no text.
+    pub(super) fn new(
+        tokenizer: Arc<Tokenizer>,
+        stops: StopMatcher,
+        marks: &[&str],
+    ) -> AnswerWriter {
+        let marks = marks.iter().filter_map(|mark| tokenizer.find_token(mark));
         AnswerWriter {
+            marks: marks.collect(),
             tokenizer,
             decoder: StreamDecoder::new(),
             stops,
@@ -50,9 +59,11 @@ impl AnswerWriter {
     pub(super) fn push(&mut self, id: u32, logprobs: Option<Logprobs>) -> Written {
         self.tokens.push(id);
         self.logprobs.extend(logprobs);
-        let decoded = self
-            .decoder
-            .push(self.tokenizer.token_bytes(id).unwrap_or_default());
+        let bytes = match self.marks.contains(&id) {
+            true => self.tokenizer.token_text(id).map(str::as_bytes),
+            false => self.tokenizer.token_bytes(id),
+        };
+        let decoded = self.decoder.push(bytes.unwrap_or_default());
         let emitted = self.stops.push(&decoded);
         if emitted.stop.is_some() {
             return Written::Stopped(self.delta(emitted.text));

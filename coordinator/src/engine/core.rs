@@ -114,12 +114,13 @@ impl Core {
 
     /// The state in numbers.
     pub fn status(&self) -> EngineStatus {
-        let (not_ready, steps_in_flight) = match &self.ring {
-            Ring::Down { why } => (Some(why.clone()), 0),
-            Ring::Up { flights, .. } => (None, flights.len()),
+        let (not_ready, max_sequences, steps_in_flight) = match &self.ring {
+            Ring::Down { why } => (Some(why.clone()), 0, 0),
+            Ring::Up { limits, flights } => (None, limits.max_sequences, flights.len()),
         };
         EngineStatus {
             not_ready,
+            max_sequences,
             running: self.running.values().filter(|s| !s.has_ended()).count(),
             waiting: self.waiting.len(),
             steps_in_flight,

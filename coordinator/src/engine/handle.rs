@@ -24,6 +24,8 @@ pub(super) struct Submit {
 pub struct EngineStatus {
     /// Why requests are refused; `None` when the ring is up.
     pub not_ready: Option<String>,
+    /// Places in the ring; 0 while it is down.
+    pub max_sequences: u32,
     /// Requests with a place in the ring.
     pub running: usize,
     /// Requests that wait for a place.

@@ -54,7 +54,8 @@ async fn reply(
         Reply::Whole => {
             let (answers, timings) = collect(&mut choices, blank, &tokenizer, log).await?;
             log.done(&timings);
-            Ok(Json(head.whole(&answers, &timings)).into_response())
+            let whole = head.whole(answers, &choices.parser(), &timings);
+            Ok(Json(whole).into_response())
         }
         Reply::Stream { include_usage } => {
             let first = tokio::time::timeout(FIRST_TEXT_WITHIN, first_text(&mut choices)).await;
@@ -65,7 +66,7 @@ async fn reply(
     }
 }
 
-fn check_model(asked: Option<&str>, served: &str) -> Result<(), ApiError> {
+pub(super) fn check_model(asked: Option<&str>, served: &str) -> Result<(), ApiError> {
     match asked {
         Some(asked) if asked != served => Err(ApiError::model_not_found(asked, served)),
         _ => Ok(()),

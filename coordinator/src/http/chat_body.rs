@@ -3,8 +3,9 @@
 
 use serde::Deserialize;
 
-use super::field::{Asked, Bounded, TextOr};
+use super::field::{Asked, Bounded, RawJson, TextOr};
 use super::logit_bias::LogitBias;
+use super::tools::ToolChoice;
 use crate::text::MAX_MESSAGES;
 
 /// Stop strings of a request; OpenAI takes 4.
@@ -47,10 +48,13 @@ pub(super) struct Body {
     pub top_logprobs: Option<i64>,
     pub n: Option<i64>,
     pub best_of: Option<i64>,
-    #[serde(default)]
-    pub tools: Asked,
-    #[serde(default)]
-    pub tool_choice: Asked,
+    pub tools: Option<RawJson>,
+    pub tool_choice: Option<ToolChoice>,
+    pub parallel_tool_calls: Option<bool>,
+    pub reasoning_effort: Option<String>,
+    pub reasoning_format: Option<String>,
+    pub chat_template_kwargs: Option<RawJson>,
+    pub add_generation_prompt: Option<bool>,
     #[serde(default)]
     pub functions: Asked,
     #[serde(default)]
@@ -65,8 +69,6 @@ pub(super) struct Body {
     pub json_schema: Asked,
     #[serde(default)]
     pub chat_template: Asked,
-    #[serde(default)]
-    pub chat_template_kwargs: Asked,
 }
 
 #[derive(Deserialize)]

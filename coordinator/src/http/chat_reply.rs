@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::chat_logprobs::ChoiceLogprobs;
+use super::chat_parts::{ReplyMessage, Said, Speaker};
 use crate::answer::{Delta, Finish, Timings, random_u64};
-use crate::text::Tokenizer;
+use crate::text::{ReplyParser, Tokenizer};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What all parts of one reply have in common.
@@ -32,7 +33,8 @@ impl ReplyHead {
             index,
             ChunkDelta {
                 role: Some("assistant"),
-                content: Some(None),
+                content: Some(()),
+                said: None,
             },
             None,
             None,
@@ -42,14 +44,15 @@ impl ReplyHead {
     pub(super) fn piece<'a>(
         &'a self,
         index: u32,
-        text: &'a str,
+        said: &'a Said,
         logprobs: Option<ChoiceLogprobs>,
     ) -> Chunk<'a> {
         self.chunk(
             index,
             ChunkDelta {
                 role: None,
-                content: Some(Some(text)),
+                content: None,
+                said: Some(said),
             },
             logprobs,
             None,
@@ -57,15 +60,16 @@ impl ReplyHead {
     }
 
     /// The chunk that says why a choice is complete.
-    pub(super) fn closing(&self, index: u32, finish: Finish) -> Chunk<'_> {
+    pub(super) fn closing(&self, index: u32, reason: &'static str) -> Chunk<'_> {
         self.chunk(
             index,
             ChunkDelta {
                 role: None,
                 content: None,
+                said: None,
             },
             None,
-            Some(reason(finish)),
+            Some(reason),
         )
     }
 
@@ -82,20 +86,21 @@ impl ReplyHead {
         }
     }
 
-    /// All answers at once.
-    pub(super) fn whole<'a>(
-        &'a self,
-        answers: &'a [WholeAnswer],
+    /// All answers at once; each is read by a parser of its own.
+    pub(super) fn whole(
+        &self,
+        answers: Vec<WholeAnswer>,
+        parser: &ReplyParser,
         timings: &Timings,
-    ) -> Completion<'a> {
-        let choices = (0..).zip(answers).map(|(index, answer)| Choice {
-            index,
-            message: ReplyMessage {
-                role: "assistant",
-                content: &answer.text,
-            },
-            logprobs: answer.logprobs.as_ref(),
-            finish_reason: answer.finish.map(reason),
+    ) -> Completion<'_> {
+        let choices = (0..).zip(answers).map(|(index, answer)| {
+            let mut speaker = Speaker::new(parser.clone());
+            Choice {
+                index,
+                message: speaker.whole(&answer.text),
+                logprobs: answer.logprobs,
+                finish_reason: answer.finish.map(|finish| speaker.reason(finish)),
+            }
         });
         Completion {
             id: &self.id,
@@ -160,37 +165,24 @@ impl WholeAnswer {
     }
 }
 
-fn reason(finish: Finish) -> &'static str {
-    match finish {
-        Finish::Stop => "stop",
-        Finish::Length => "length",
-    }
-}
-
 #[derive(Serialize)]
 pub(super) struct Completion<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
     model: &'a str,
-    choices: Vec<Choice<'a>>,
+    choices: Vec<Choice>,
     #[serde(flatten)]
     accounts: Accounts,
 }
 
 #[derive(Serialize)]
-struct Choice<'a> {
+struct Choice {
     index: u32,
-    message: ReplyMessage<'a>,
+    message: ReplyMessage,
     #[serde(skip_serializing_if = "Option::is_none")]
-    logprobs: Option<&'a ChoiceLogprobs>,
+    logprobs: Option<ChoiceLogprobs>,
     finish_reason: Option<&'static str>,
-}
-
-#[derive(Serialize)]
-struct ReplyMessage<'a> {
-    role: &'static str,
-    content: &'a str,
 }
 
 #[derive(Serialize)]
@@ -213,13 +205,15 @@ struct ChunkChoice<'a> {
     finish_reason: Option<&'static str>,
 }
 
-/// `content` is null in the first chunk and absent in the last.
+/// The first chunk has a role and null for content, the last has nothing.
 #[derive(Serialize)]
 struct ChunkDelta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<Option<&'a str>>,
+    content: Option<()>,
+    #[serde(flatten)]
+    said: Option<&'a Said>,
 }
 
 #[derive(Debug, Serialize)]

@@ -37,17 +37,17 @@ pub(super) enum Reply {
 
 impl ChatRequest {
     pub(super) fn parse(body: &[u8]) -> Result<ChatRequest, ApiError> {
-        let body: Body = body::parse(body)?;
+        let mut body: Body = body::parse(body)?;
         body.refuse_what_is_not_offered()?;
         let reply = body.reply();
         let n = body.n()?;
         let max_tokens = body.max_tokens()?;
         let sampling = body.sampling()?;
         let seed = body.seed()?;
+        let chat = body.take_chat()?;
         let stop = stops(body.stop)?;
-        let messages = messages(body.messages.0)?;
         let question = AnswerRequest {
-            input: Input::Chat(messages),
+            input: Input::Chat(chat),
             max_tokens,
             sampling,
             biases: body.logit_bias.map_or_else(Vec::new, |bias| bias.0),
@@ -67,8 +67,6 @@ impl ChatRequest {
 impl Body {
     fn refuse_what_is_not_offered(&self) -> Result<(), ApiError> {
         let asked = [
-            ("tools", self.tools),
-            ("tool_choice", self.tool_choice),
             ("functions", self.functions),
             ("function_call", self.function_call),
             ("response_format", self.response_format),
@@ -76,7 +74,6 @@ impl Body {
             ("grammar", self.grammar),
             ("json_schema", self.json_schema),
             ("chat_template", self.chat_template),
-            ("chat_template_kwargs", self.chat_template_kwargs),
         ];
         if let Some((field, _)) = asked.iter().find(|(_, asked)| *asked == Asked::Yes) {
             return Err(ApiError::invalid(format!(
@@ -155,7 +152,7 @@ fn stops(stop: Option<TextOr<String, MAX_STOPS>>) -> Result<Vec<String>, ApiErro
     Ok(stops)
 }
 
-fn messages(messages: Vec<BodyMessage>) -> Result<Vec<Message>, ApiError> {
+pub(super) fn messages(messages: Vec<BodyMessage>) -> Result<Vec<Message>, ApiError> {
     if messages.is_empty() {
         return Err(ApiError::invalid(
             "`messages` is empty; it must have at least one message",
@@ -230,5 +227,17 @@ fn tool_call(call: BodyToolCall) -> ToolCall {
             name: call.function.name,
             arguments,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::chat_sampling::default_sampling;
+
+    #[test]
+    fn a_request_that_asks_for_nothing_gets_the_defaults() {
+        let request = ChatRequest::parse(br#"{"messages":[{"role":"user","content":"x"}]}"#);
+        assert_eq!(request.unwrap().question.sampling, default_sampling());
     }
 }

@@ -22,6 +22,18 @@ const PENALTY_WINDOW: u32 = 64;
 /// The share from which on a token is a top choice, as in llama.cpp.
 const DEFAULT_XTC_THRESHOLD: f32 = 0.1;
 
+/// What a request gets that asks for nothing else.
+pub(super) fn default_sampling() -> Sampling {
+    Sampling {
+        temperature: DEFAULT_TEMPERATURE,
+        top_k: DEFAULT_TOP_K,
+        min_p: DEFAULT_MIN_P,
+        penalty_window: PENALTY_WINDOW,
+        xtc_threshold: DEFAULT_XTC_THRESHOLD,
+        ..Sampling::greedy()
+    }
+}
+
 impl Body {
     pub(super) fn sampling(&self) -> Result<Sampling, ApiError> {
         let top_k = ranged("top_k", self.top_k, &(0..=i64::from(i32::MAX)))?;

@@ -15,6 +15,7 @@ use futures_util::stream::{self, Stream};
 use serde::Serialize;
 
 use super::chat_logprobs::ChoiceLogprobs;
+use super::chat_parts::{Said, Speaker};
 use super::chat_reply::ReplyHead;
 use super::error::ApiError;
 use super::request_log::RequestLog;
@@ -28,6 +29,8 @@ const PING_EVERY: Duration = Duration::from_secs(15);
 pub(super) struct ChatStream {
     /// `None` after the end.
     choices: Option<Choices>,
+    /// One for each choice.
+    speakers: Vec<Speaker>,
     tokenizer: Arc<Tokenizer>,
     head: ReplyHead,
     include_usage: bool,
@@ -46,8 +49,10 @@ impl ChatStream {
         log: RequestLog,
     ) -> ChatStream {
         let openings = (0..choices.n()).map(|index| event(&head.opening(index)));
+        let speakers = (0..choices.n()).map(|_| Speaker::new(choices.parser()));
         ChatStream {
             ready: openings.collect(),
+            speakers: speakers.collect(),
             choices: Some(choices),
             tokenizer,
             head,
@@ -95,7 +100,10 @@ impl ChatStream {
             AnswerEvent::Progress { .. } => {}
             AnswerEvent::Delta(delta) => self.piece(index, &delta),
             AnswerEvent::Done(done) => {
-                let closing = event(&self.head.closing(index, done.finish));
+                let speaker = &mut self.speakers[index as usize];
+                let (said, reason) = (speaker.finish(), speaker.reason(done.finish));
+                self.say(index, said, None);
+                let closing = event(&self.head.closing(index, reason));
                 self.ready.push_back(closing);
                 self.timings.push(done.timings);
                 self.end_if_complete();
@@ -112,9 +120,17 @@ impl ChatStream {
     fn piece(&mut self, index: u32, delta: &Delta) {
         let n_predicted = self.choices.as_ref().map_or(0, Choices::n_predicted);
         self.log.predicted(n_predicted);
-        let logprobs = ChoiceLogprobs::of(delta, &self.tokenizer);
-        if !delta.text.is_empty() || logprobs.is_some() {
-            let piece = event(&self.head.piece(index, &delta.text, logprobs));
+        let said = self.speakers[index as usize].push(&delta.text);
+        self.say(index, said, ChoiceLogprobs::of(delta, &self.tokenizer));
+    }
+
+    /// Log-probabilities go with the first of what is said, or alone where all of it is held back.
+    fn say(&mut self, index: u32, mut said: Vec<Said>, mut logprobs: Option<ChoiceLogprobs>) {
+        if said.is_empty() && logprobs.is_some() {
+            said.push(Said::Content(String::new()));
+        }
+        for said in said {
+            let piece = event(&self.head.piece(index, &said, logprobs.take()));
             self.ready.push_back(piece);
         }
     }

@@ -171,6 +171,9 @@ impl From<AnswerError> for ApiError {
 /// What a template refuses is the request's fault; a template that cannot be used at all is the model's.
 fn from_template(error: &TemplateError, message: String) -> ApiError {
     match error {
+        TemplateError::ReservedArgument { name } => ApiError::invalid(format!(
+            "`chat_template_kwargs.{name}` is set by the server; leave it out"
+        )),
         TemplateError::Metadata(_) | TemplateError::TooLarge { .. } | TemplateError::Syntax(_) => {
             ApiError::internal(message)
         }

@@ -1,4 +1,5 @@
-//! Fields of a request, read within bounds: lists that stop at their limit, and fields of which only the presence matters.
+//! Fields of a request, read within bounds: lists that stop at their limit, trees of a limited size, and fields of which only
+//! the presence matters.
 //!
 //! Nothing here builds more than its limit, whatever a body of `MAX_BODY_BYTES` says: a tree of generic JSON values would
 //! take a hundred times the bytes of the body.
@@ -6,7 +7,12 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value as Json;
+use serde_json::value::RawValue;
+
+use super::error::ApiError;
 
 /// A list of at most `MAX` entries.
 pub(super) struct Bounded<T, const MAX: usize>(pub Vec<T>);
@@ -75,6 +81,44 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for TextOrVisitor<
             .visit_seq(entries)
             .map(|list| TextOr::List(list.0))
     }
+}
+
+/// Values in the trees that a request makes, whatever its texts hold. A value takes up to half a kilobyte, and a tree is copied
+/// into the template's own; 200 tools of 20 parameters have some 16 000 values.
+pub(super) const MAX_VALUES: usize = 32 << 10;
+
+/// JSON of any shape. It becomes a tree only when it is read, so that its values are counted first.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct RawJson(Box<RawValue>);
+
+impl RawJson {
+    /// The tree. Errors name the field.
+    pub(super) fn read(&self, field: &str) -> Result<Json, ApiError> {
+        let json = self.0.get();
+        if n_values(json) > MAX_VALUES {
+            return Err(ApiError::invalid(format!(
+                "`{field}` has more than {MAX_VALUES} values"
+            )));
+        }
+        serde_json::from_str(json)
+            .map_err(|error| ApiError::invalid(format!("`{field}` is not valid: {error}")))
+    }
+}
+
+/// Values and keys in a JSON text, or a few more.
+pub(super) fn n_values(json: &str) -> usize {
+    let (mut in_string, mut escaped, mut n) = (false, false, 1);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b',' | b':' | b'[' | b'{' if !in_string => n += 1,
+            _ => {}
+        }
+    }
+    n
 }
 
 /// Whether a field asks for something that is not offered. Off are the values that ask for nothing: null, false, 0, an empty
@@ -211,6 +255,24 @@ mod tests {
                 "{json}"
             );
         }
+    }
+
+    #[test]
+    fn values_are_counted_before_there_is_a_tree() {
+        for (json, n) in [
+            ("0", 1),
+            ("[0,0]", 3),
+            (r#"{"a,b":"[{\"\\","c":[{}]}"#, 7),
+            (r#""[[[[""#, 1),
+        ] {
+            assert_eq!(n_values(json), n, "{json}");
+        }
+        let many = format!("[{}0]", "0,".repeat(MAX_VALUES));
+        let many: RawJson = serde_json::from_str(&many).unwrap();
+        assert!(many.read("tools").is_err());
+        let long = format!("[{:?}]", "[,:{".repeat(MAX_VALUES));
+        let long: RawJson = serde_json::from_str(&long).unwrap();
+        assert!(long.read("tools").is_ok());
     }
 
     #[test]

@@ -7,8 +7,10 @@
 
 mod armour;
 mod glue;
+mod layout;
 mod message;
 mod probe;
+mod probe_reply;
 mod python_filters;
 mod python_json;
 mod python_methods;
@@ -26,8 +28,11 @@ use minijinja::{AutoEscape, Environment, ErrorKind, Value};
 use potluck_gguf::Metadata;
 use serde_json::{Map, Value as Json};
 
+pub use layout::Layout;
 pub use message::{Content, FunctionCall, Message, Part, ToolCall};
+pub use probe_reply::TemplateCaps;
 
+use super::reply::ReplyForm;
 use super::tokenizer::{MAX_TEXT_BYTES, Tokenizer};
 use message::Expectations;
 
@@ -146,6 +151,8 @@ impl Rendered {
 
 /// The chat template of a model, compiled.
 pub struct ChatTemplate {
+    /// As the model file has it.
+    written: String,
     source: String,
     syntax: SyntaxConfig,
     environment: Environment<'static>,
@@ -153,6 +160,8 @@ pub struct ChatTemplate {
     bos: String,
     eos: String,
     expects: Expectations,
+    reply_form: ReplyForm,
+    caps: TemplateCaps,
 }
 
 impl ChatTemplate {
@@ -176,6 +185,7 @@ impl ChatTemplate {
             });
         }
         let mut template = ChatTemplate {
+            written: source.to_owned(),
             source: glue::without_generation_tags(source),
             syntax: glue::syntax().map_err(TemplateError::Syntax)?,
             environment: glue::environment(),
@@ -183,12 +193,29 @@ impl ChatTemplate {
             bos: tokenizer.bos_text().unwrap_or_default().to_owned(),
             eos: tokenizer.eos_text().unwrap_or_default().to_owned(),
             expects: Expectations::default(),
+            reply_form: ReplyForm::default(),
+            caps: TemplateCaps::default(),
         };
         armour::check_source(&template.source, &template.syntax).map_err(TemplateError::Syntax)?;
         armour::compile(glue::NAME, &template.source, &template.syntax)
             .map_err(TemplateError::Syntax)?;
         template.expects = probe::expectations(&template);
+        (template.reply_form, template.caps) = probe_reply::learn(&template);
         Ok(template)
+    }
+
+    /// The template as it was given.
+    pub fn written(&self) -> &str {
+        &self.written
+    }
+
+    /// How the model that the template belongs to writes thoughts and calls.
+    pub fn reply_form(&self) -> ReplyForm {
+        self.reply_form
+    }
+
+    pub fn caps(&self) -> TemplateCaps {
+        self.caps
     }
 
     /// Renders a chat.

@@ -155,7 +155,7 @@ async fn a_prompt_is_refused_with_both_numbers_when_it_does_not_fit() {
 #[tokio::test]
 async fn a_model_without_a_template_does_not_chat() {
     let server = server::start(Setup {
-        chats: false,
+        template: None,
         ..USUAL
     })
     .await;

@@ -1,4 +1,4 @@
-//! A SentencePiece tokenizer in which every byte is a token, and a template of one line.
+//! A SentencePiece tokenizer in which every byte is a token, and small templates.
 
 use std::sync::Arc;
 
@@ -10,10 +10,25 @@ pub const NAME: &str = "echo/tiny";
 pub const END: u32 = 2;
 pub const FIRST_BYTE: u32 = 3;
 pub const SPACE: u32 = FIRST_BYTE + 256;
-pub const N_VOCAB: u32 = SPACE + 1;
+/// A control token, spelled `[TOOL_CALLS]`.
+pub const CALLS: u32 = SPACE + 1;
+pub const N_VOCAB: u32 = CALLS + 1;
 
-const TEMPLATE: &str = "{% for message in messages %}{% if message.role == 'tool' %}\
+pub const TEMPLATE: &str = "{% for message in messages %}{% if message.role == 'tool' %}\
     {{ raise_exception('no tools here') }}{% endif %}{{ message.role }}:{{ message.content }}</s>{% endfor %}\
+    {% if add_generation_prompt %}assistant:{% endif %}";
+
+/// Knows tools and thoughts, as Qwen's models write them.
+pub const HERMES: &str = "{% if tools %}tools:{{ tools|tojson }}</s>{% endif %}\
+    {% for message in messages %}{{ message.role }}:{{ message.content or '' }}\
+    {% for call in message.tool_calls or [] %}<tool_call>{{ call.function|tojson }}</tool_call>{% endfor %}</s>{% endfor %}\
+    {% if add_generation_prompt %}{{ reasoning_effort }}assistant:{% if enable_thinking %}<think>\n{% endif %}{% endif %}\
+    {# </think> #}";
+
+/// Knows tools as Mistral's models write them, and is as strict about ids.
+pub const MISTRAL: &str = "{% for message in messages %}{{ message.role }}:{{ message.content or '' }}\
+    {% for call in message.tool_calls or [] %}{% if call.id|length != 9 %}{{ raise_exception('nine letters') }}{% endif %}\
+    [TOOL_CALLS]{{ call.function.name }}[ARGS]{{ call.function.arguments|tojson }}{% endfor %}</s>{% endfor %}\
     {% if add_generation_prompt %}assistant:{% endif %}";
 
 /// The bytes that a token stands for.
@@ -30,11 +45,11 @@ pub fn token_of(byte: u8) -> u32 {
     FIRST_BYTE + u32::from(byte)
 }
 
-pub fn served(context_tokens: u32, chats: bool) -> ServedModel {
+pub fn served(context_tokens: u32, template: Option<&str>) -> ServedModel {
     let file = file();
     let gguf = Gguf::parse(&file).unwrap();
     let tokenizer = Tokenizer::from_gguf(gguf.metadata()).unwrap();
-    let template = chats.then(|| ChatTemplate::new(TEMPLATE, &tokenizer).unwrap());
+    let template = template.map(|template| ChatTemplate::new(template, &tokenizer).unwrap());
     ServedModel {
         name: NAME.to_owned(),
         tokenizer: Arc::new(tokenizer),
@@ -47,10 +62,10 @@ pub fn served(context_tokens: u32, chats: bool) -> ServedModel {
 fn file() -> Vec<u8> {
     let mut tokens = vec!["<unk>".to_owned(), "<s>".to_owned(), "</s>".to_owned()];
     tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
-    tokens.push("\u{2581}".to_owned());
+    tokens.extend(["\u{2581}", "[TOOL_CALLS]"].map(str::to_owned));
     let mut types = vec![2, 3, 3];
     types.resize(SPACE as usize, 6);
-    types.push(1);
+    types.extend([1, 3]);
     GgufWriter::new()
         .with("tokenizer.ggml.model", "llama")
         .with("tokenizer.ggml.tokens", OwnedValue::strings(&tokens))

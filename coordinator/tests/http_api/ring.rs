@@ -1,6 +1,7 @@
 //! A stand-in for the workers: it keeps what each sequence holds, as a ring does, and the token that it "samples" spells what
-//! the prompt asks for. `say:hello` answers `hello`; `forever` answers `xxxx...` without end; `seed` and `options` answer with what
-//! the run asks for. A token that is forbidden becomes a dot, and the log-probabilities are a function of the index.
+//! the prompt asks for. `say:hello` answers `hello`, in which U+0007 is said as the control token `[TOOL_CALLS]`; `forever`
+//! answers `xxxx...` without end; `seed` and `options` answer with what the run asks for. A token that is forbidden becomes a dot,
+//! and the log-probabilities are a function of the index.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -182,7 +183,10 @@ fn spelled(asked: &str, sampling: &Sampling) -> u32 {
         _ => said(asked).to_owned(),
     };
     let byte = answer.as_bytes().get(sampling.index as usize);
-    byte.map_or(model::END, |byte| model::token_of(*byte))
+    byte.map_or(model::END, |byte| match byte {
+        7 => model::CALLS,
+        byte => model::token_of(*byte),
+    })
 }
 
 fn said(asked: &str) -> &str {

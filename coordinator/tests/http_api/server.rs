@@ -23,7 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Setup {
     pub context_tokens: u32,
     pub max_sequences: u32,
-    pub chats: bool,
+    /// `None` for a model that does not chat.
+    pub template: Option<&'static str>,
     /// Steps that the ring may take before it stands still.
     pub permits: usize,
     pub up: bool,
@@ -32,7 +33,7 @@ pub struct Setup {
 pub const USUAL: Setup = Setup {
     context_tokens: 256,
     max_sequences: 4,
-    chats: true,
+    template: Some(model::TEMPLATE),
     permits: Semaphore::MAX_PERMITS / 2,
     up: true,
 };
@@ -85,7 +86,7 @@ pub async fn start_opened(setup: Setup, opened: Opened) -> Server {
     }
     let (report, status) = watch::channel(report(ClusterState::Ready));
     let answerer = Answerer::new(
-        model::served(setup.context_tokens, setup.chats),
+        model::served(setup.context_tokens, setup.template),
         engine.clone(),
     );
     let state = ApiState {

@@ -42,7 +42,7 @@ async fn collect(mut answer: Answer) -> (Vec<String>, Vec<u32>, Done) {
 #[tokio::test]
 async fn every_token_belongs_to_exactly_one_piece() {
     let server = server::start(Setup {
-        chats: false,
+        template: None,
         ..USUAL
     })
     .await;
@@ -78,12 +78,12 @@ async fn what_a_stop_string_held_back_comes_out_at_the_end() {
 #[tokio::test]
 async fn bad_questions_are_refused_before_anything_is_computed() {
     let server = server::start(Setup {
-        chats: false,
+        template: None,
         ..USUAL
     })
     .await;
     let chat = AnswerRequest {
-        input: Input::Chat(vec![]),
+        input: Input::Chat(vec![].into()),
         ..question("")
     };
     let no_template = server.answerer.answer(chat).await.err();

@@ -184,7 +184,7 @@ fn content_json(
     })
 }
 
-fn join(index: usize, parts: &[Part]) -> Result<String, TemplateError> {
+pub(super) fn join(index: usize, parts: &[Part]) -> Result<String, TemplateError> {
     let mut text = String::new();
     for part in parts {
         if part.kind != "text" {
