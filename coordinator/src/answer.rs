@@ -19,7 +19,7 @@ use std::sync::Arc;
 use potluck_proto::Sampling;
 use tokio::sync::Semaphore;
 
-use crate::engine::{EngineHandle, GenerateRequest};
+use crate::engine::{EngineHandle, EngineStatus, GenerateRequest};
 use crate::text::{AddBos, ChatTemplate, Special, StopMatcher, TokenId, Tokenizer};
 
 use prompt::Prompt;
@@ -247,9 +247,9 @@ impl Answerer {
         self.prepare(move |model| prompt::text(model, input)).await
     }
 
-    /// Answers that are computed at the same time; 0 while none can be.
-    pub fn max_sequences(&self) -> u32 {
-        self.engine.status().max_sequences
+    /// What the engine is doing.
+    pub fn engine_status(&self) -> EngineStatus {
+        self.engine.status()
     }
 
     /// The tokens of a text, as [`Tokenizer::encode`] gives them.

@@ -25,6 +25,7 @@ mod error;
 mod field;
 mod guard;
 mod logit_bias;
+mod metrics;
 mod models;
 mod opening;
 mod props;
@@ -44,6 +45,7 @@ use crate::answer::Answerer;
 pub use auth::{Doorkeeper, Gate};
 pub use cluster_view::{ClusterState, ClusterView, NodeReport, StageReport, StatusReport};
 pub use guard::{AllowedHosts, BadHost, Host};
+pub use metrics::Metrics;
 pub use opening::{OpeningRefused, Transport, check_keys, check_opening, is_local};
 pub use serve::{ServeError, serve};
 
@@ -59,10 +61,11 @@ pub struct ApiState {
     pub gate: Gate,
     /// Names by which requests may call this machine.
     pub hosts: AllowedHosts,
+    pub metrics: Metrics,
 }
 
 /// All routes of the API. Whatever is added here is behind the gate.
-fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 10] {
+fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 11] {
     [
         (auth::PUBLIC_PATH, get(cluster_view::health)),
         ("/v1/chat/completions", post(chat::completions)),
@@ -72,6 +75,7 @@ fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 10] {
         ("/apply-template", post(apply_template::apply_template)),
         ("/tokenize", post(tokens::tokenize)),
         ("/detokenize", post(tokens::detokenize)),
+        ("/metrics", get(metrics::metrics)),
         ("/potluck/v1/status", get(cluster_view::status)),
         ("/potluck/v1/nodes", get(cluster_view::nodes)),
     ]

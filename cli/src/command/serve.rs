@@ -9,7 +9,7 @@ use potluck_coordinator::answer::Answerer;
 use potluck_coordinator::cluster::{
     Cluster, ClusterEvent, CoordinatorLock, OwnCluster, WorkerCount,
 };
-use potluck_coordinator::http::{self, ApiState, ClusterView};
+use potluck_coordinator::http::{self, ApiState, ClusterView, Metrics};
 use tokio::net::TcpListener;
 
 use crate::flags::{
@@ -167,6 +167,7 @@ pub async fn http(
         },
         gate: api.gate,
         hosts: api.hosts,
+        metrics: Metrics::default(),
     };
     let impatient = async {
         signal::asked_to_end().await;

@@ -23,7 +23,7 @@ const FIRST_TEXT_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) async fn completions(State(state): State<Arc<ApiState>>, request: Request) -> Response {
     let head = ReplyHead::new(&state.answerer.model().name);
-    let mut log = RequestLog::start(head.id.clone());
+    let mut log = RequestLog::start(head.id.clone(), &state.metrics);
     match reply(&state, request, head, &mut log).await {
         Ok(response) => response,
         Err(error) => {

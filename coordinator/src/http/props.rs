@@ -71,7 +71,7 @@ pub(super) async fn props(State(state): State<Arc<ApiState>>) -> Json<Props> {
             n_ctx: model.context_tokens,
             params: default_sampling().into(),
         },
-        total_slots: state.answerer.max_sequences(),
+        total_slots: state.answerer.engine_status().max_sequences,
         model_alias: model.name.clone(),
         model_path: model.name.clone(),
         modalities: Modalities {

@@ -1,16 +1,19 @@
-//! One log line for each request for an answer, when it ends, however it ends. Counts and times only: never a word of a
+//! One log line and one entry of the metrics for each request for an answer, when it ends, however it ends. Counts and times only: never a word of a
 //! prompt or an answer, nor an error's message, which may quote one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::ApiError;
+use super::metrics::{Metrics, Outcome, Times};
 use crate::answer::Timings;
 
 /// Collects the line, and writes it when dropped.
 pub(super) struct RequestLog {
     /// Empty once another has taken over.
     id: String,
+    metrics: Metrics,
     started: Instant,
+    first_token: Option<Instant>,
     outcome: &'static str,
     error: String,
     status: u16,
@@ -21,10 +24,12 @@ pub(super) struct RequestLog {
 }
 
 impl RequestLog {
-    pub(super) fn start(id: String) -> RequestLog {
+    pub(super) fn start(id: String, metrics: &Metrics) -> RequestLog {
         RequestLog {
             id,
+            metrics: metrics.clone(),
             started: Instant::now(),
+            first_token: None,
             // Unless something else is said before the log is dropped.
             outcome: "disconnected",
             error: String::new(),
@@ -38,7 +43,8 @@ impl RequestLog {
 
     /// Hands the line over to whoever sees the end of the answer.
     pub(super) fn take(&mut self) -> RequestLog {
-        std::mem::replace(self, RequestLog::start(String::new()))
+        let nothing = RequestLog::start(String::new(), &self.metrics);
+        std::mem::replace(self, nothing)
     }
 
     pub(super) fn accepted(&mut self, prompt_tokens: u32) {
@@ -47,6 +53,7 @@ impl RequestLog {
 
     pub(super) fn predicted(&mut self, tokens: u32) {
         self.predicted_tokens = tokens;
+        self.first_token.get_or_insert_with(Instant::now);
     }
 
     pub(super) fn done(&mut self, timings: &Timings) {
@@ -71,11 +78,33 @@ impl RequestLog {
     }
 }
 
+impl RequestLog {
+    fn count(&self) {
+        let outcome = Outcome {
+            outcome: self.outcome,
+            status: self.status,
+        };
+        // The first token comes out of the prompt's computation.
+        let n_gaps = f64::from(self.predicted_tokens.saturating_sub(1));
+        let per_token = (self.outcome == "done" && n_gaps > 0.0)
+            .then(|| Duration::from_secs_f64(self.predicted_ms.max(0.0) / 1e3 / n_gaps));
+        self.metrics.ended(
+            &outcome,
+            &Times {
+                whole: self.started.elapsed(),
+                first_token: self.first_token.map(|at| at - self.started),
+                per_token,
+            },
+        );
+    }
+}
+
 impl Drop for RequestLog {
     fn drop(&mut self) {
         if self.id.is_empty() {
             return;
         }
+        self.count();
         tracing::info!(
             id = self.id,
             outcome = self.outcome,

@@ -15,6 +15,7 @@ mod failures;
 mod keys;
 mod logprobs;
 mod logs;
+mod metrics;
 mod opened;
 mod origins;
 mod props;

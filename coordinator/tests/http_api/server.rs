@@ -7,8 +7,8 @@ use std::time::Duration;
 use potluck_coordinator::answer::Answerer;
 use potluck_coordinator::engine::{self, EngineHandle, EngineStatus, RingEvent};
 use potluck_coordinator::http::{
-    self, AllowedHosts, ApiState, ClusterState, ClusterView, Gate, ServeError, StatusReport,
-    Transport,
+    self, AllowedHosts, ApiState, ClusterState, ClusterView, Gate, Metrics, ServeError,
+    StatusReport, Transport,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -94,6 +94,7 @@ pub async fn start_opened(setup: Setup, opened: Opened) -> Server {
         cluster: ClusterView { status },
         gate: opened.gate,
         hosts: opened.hosts,
+        metrics: Metrics::default(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
