@@ -20,7 +20,7 @@ use potluck_proto::Sampling;
 use tokio::sync::Semaphore;
 
 use crate::engine::{EngineHandle, EngineStatus, GenerateRequest};
-use crate::text::{AddBos, ChatTemplate, Special, StopMatcher, TokenId, Tokenizer};
+use crate::text::{AddBos, ChatTemplate, Reading, Special, StopMatcher, TokenId, Tokenizer};
 
 use prompt::Prompt;
 
@@ -53,8 +53,12 @@ pub struct ServedModel {
 pub enum Input {
     /// A chat, laid out by the model's template.
     Chat(Chat),
-    /// Text as it stands.
+    /// Text as it stands. Control tokens that are spelled out in it stay text.
     Raw(String),
+    /// A prompt that somebody has laid out: what spells a control token is that token.
+    Spelled(String),
+    /// A prompt of token ids.
+    Tokens(Vec<TokenId>),
 }
 
 /// One question.
@@ -162,6 +166,12 @@ struct Question {
     stops: StopMatcher,
 }
 
+impl Question {
+    fn n_prompt(&self) -> u32 {
+        u32::try_from(self.prompt.tokens.len()).unwrap_or(u32::MAX)
+    }
+}
+
 impl Answerer {
     pub fn new(model: ServedModel, engine: EngineHandle) -> Answerer {
         Answerer {
@@ -184,12 +194,25 @@ impl Answerer {
 
     /// Asks for `n` answers. The first is what [`Answerer::answer`] would give.
     pub async fn choices(&self, request: AnswerRequest, n: u32) -> Result<Choices, AnswerError> {
-        let question = self.question(request).await?;
-        let mut answers = Vec::new();
-        for index in 0..n {
-            answers.push(self.begin(&question, index).await?);
+        self.choices_of(vec![request], n).await
+    }
+
+    /// Asks for `n` answers to each of several questions, which differ in their input alone.
+    pub async fn choices_of(
+        &self,
+        requests: Vec<AnswerRequest>,
+        n: u32,
+    ) -> Result<Choices, AnswerError> {
+        let (mut answers, mut n_prompt, mut reading) = (Vec::new(), 0u32, Reading::default());
+        for request in requests {
+            let question = self.question(request).await?;
+            for index in 0..n {
+                answers.push(self.begin(&question, index).await?);
+            }
+            n_prompt = n_prompt.saturating_add(question.n_prompt());
+            reading = question.prompt.reading;
         }
-        Ok(Choices::new(answers, question.prompt.reading))
+        Ok(Choices::new(answers, n_prompt, reading))
     }
 
     async fn question(&self, request: AnswerRequest) -> Result<Question, AnswerError> {
@@ -238,8 +261,12 @@ impl Answerer {
         let tokenizer = Arc::clone(&self.model.tokenizer);
         let reading = question.prompt.reading.clone();
         let writer = writer::AnswerWriter::new(tokenizer, question.stops.clone(), &reading.marks());
-        let n_prompt = u32::try_from(question.prompt.tokens.len()).unwrap_or(u32::MAX);
-        Ok(Answer::new(generation, writer, reading, n_prompt))
+        Ok(Answer::new(
+            generation,
+            writer,
+            reading,
+            question.n_prompt(),
+        ))
     }
 
     /// The prompt of a question as text.

@@ -1,4 +1,4 @@
-//! The HTTP API: OpenAI's chat completions and models, some of what llama.cpp's server offers beside them, health, and what the
+//! The HTTP API: OpenAI's completions, of chats and of text, and models, some of what llama.cpp's server offers beside them, health, and what the
 //! cluster looks like. `docs/api.md` is for those who use it.
 //!
 //! Everything in a request is hostile until `chat_request` has checked it; every refusal is an [`error::ApiError`], the one
@@ -21,6 +21,10 @@ mod chat_request;
 mod chat_sampling;
 mod chat_stream;
 mod cluster_view;
+mod completion_reply;
+mod completion_request;
+mod completion_stream;
+mod completions;
 mod error;
 mod field;
 mod guard;
@@ -31,6 +35,7 @@ mod opening;
 mod props;
 mod request_log;
 mod serve;
+mod sse;
 mod tokens;
 mod tools;
 
@@ -65,10 +70,11 @@ pub struct ApiState {
 }
 
 /// All routes of the API. Whatever is added here is behind the gate.
-fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 11] {
+fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 12] {
     [
         (auth::PUBLIC_PATH, get(cluster_view::health)),
         ("/v1/chat/completions", post(chat::completions)),
+        ("/v1/completions", post(completions::completions)),
         ("/v1/models", get(models::list)),
         ("/v1/models/{*id}", get(models::one)),
         ("/props", get(props::props)),

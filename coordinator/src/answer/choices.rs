@@ -2,7 +2,7 @@
 
 use futures_util::stream::{self, BoxStream, SelectAll, StreamExt};
 
-use super::{Answer, AnswerEvent};
+use super::{Answer, AnswerEvent, Timings};
 use crate::text::{Reading, ReplyParser};
 
 /// The events of all answers as they come, each with the index of its answer. Dropping it cancels all.
@@ -15,11 +15,11 @@ pub struct Choices {
 }
 
 impl Choices {
-    pub(super) fn new(answers: Vec<Answer>, reading: Reading) -> Choices {
+    pub(super) fn new(answers: Vec<Answer>, n_prompt: u32, reading: Reading) -> Choices {
         Choices {
             parser: ReplyParser::new(reading),
             n: answers.len() as u32,
-            n_prompt: answers.first().map_or(0, Answer::n_prompt),
+            n_prompt,
             n_predicted: 0,
             events: (0..)
                 .zip(answers)
@@ -38,7 +38,15 @@ impl Choices {
         self.parser.clone()
     }
 
-    /// Tokens of the prompt.
+    /// The accounts of all answers in one, each prompt counted once.
+    pub fn timings(&self, all: &[Timings]) -> Timings {
+        Timings {
+            prompt_tokens: self.n_prompt,
+            ..Timings::together(all)
+        }
+    }
+
+    /// Tokens of the prompts, each counted once.
     pub fn n_prompt(&self) -> u32 {
         self.n_prompt
     }

@@ -21,6 +21,8 @@ pub enum AnswerError {
     Stop(#[from] StopError),
     #[error("the sampling options cannot be used: {0}")]
     Sampling(#[source] WireError),
+    #[error("`prompt` has token {id}; the model has ids 0 to {last}")]
+    NoSuchToken { id: u32, last: usize },
     #[error(transparent)]
     Bias(#[from] BiasError),
     #[error(transparent)]

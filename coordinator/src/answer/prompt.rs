@@ -6,7 +6,9 @@ use serde_json::Value as Json;
 
 use super::chat::{Chat, tool_names};
 use super::{AnswerError, Input, ServedModel};
-use crate::text::{AddBos, ChatTemplate, Layout, Reading, RenderOptions, Special, Thoughts};
+use crate::text::{
+    AddBos, ChatTemplate, ControlTokens, Layout, Reading, RenderOptions, Special, Thoughts, TokenId,
+};
 
 /// What an answer continues, and how it is to be read.
 pub(super) struct Prompt {
@@ -21,6 +23,16 @@ pub(super) fn prompt(model: &ServedModel, input: Input) -> Result<Prompt, Answer
             tokens: model
                 .tokenizer
                 .encode(&text, Special::Text, AddBos::ModelRule)?,
+            reading: Reading::default(),
+        }),
+        Input::Spelled(text) => Ok(Prompt {
+            tokens: model
+                .tokenizer
+                .encode(&text, Special::Parse, AddBos::ModelRule)?,
+            reading: Reading::default(),
+        }),
+        Input::Tokens(tokens) => Ok(Prompt {
+            tokens: known(model, tokens)?,
             reading: Reading::default(),
         }),
         Input::Chat(chat) => {
@@ -44,8 +56,21 @@ pub(super) fn prompt(model: &ServedModel, input: Input) -> Result<Prompt, Answer
 /// The prompt of a question as text.
 pub(super) fn text(model: &ServedModel, input: Input) -> Result<String, AnswerError> {
     match input {
-        Input::Raw(text) => Ok(text),
+        Input::Raw(text) | Input::Spelled(text) => Ok(text),
+        Input::Tokens(tokens) => Ok(model.tokenizer.decode(&tokens, ControlTokens::Show)),
         Input::Chat(chat) => Ok(lay_out(template(model)?, chat)?.prompt.text()),
+    }
+}
+
+/// Ids that the model has.
+fn known(model: &ServedModel, tokens: Vec<TokenId>) -> Result<Vec<TokenId>, AnswerError> {
+    let n_vocab = model.tokenizer.n_vocab();
+    match tokens.iter().find(|id| **id as usize >= n_vocab) {
+        Some(&id) => Err(AnswerError::NoSuchToken {
+            id,
+            last: n_vocab.saturating_sub(1),
+        }),
+        None => Ok(tokens),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::text::Tokenizer;
 
 /// How long a streamed reply waits for the first text before it promises success. What fails within this time has a status of
 /// its own; a prompt that takes longer is under way, and its client should see signs of life.
-const FIRST_TEXT_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const FIRST_TEXT_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) async fn completions(State(state): State<Arc<ApiState>>, request: Request) -> Response {
     let head = ReplyHead::new(&state.answerer.model().name);
@@ -74,7 +74,7 @@ pub(super) fn check_model(asked: Option<&str>, served: &str) -> Result<(), ApiEr
 }
 
 /// All answers to their ends, and their accounts in one.
-async fn collect(
+pub(super) async fn collect(
     choices: &mut Choices,
     blank: WholeAnswer,
     tokenizer: &Tokenizer,
@@ -98,11 +98,11 @@ async fn collect(
             AnswerEvent::Failed(error) => return Err(error.into()),
         }
     }
-    Ok((answers, Timings::together(&timings)))
+    Ok((answers, choices.timings(&timings)))
 }
 
 /// The first event that a client sees something of.
-async fn first_text(choices: &mut Choices) -> Result<(u32, AnswerEvent), ApiError> {
+pub(super) async fn first_text(choices: &mut Choices) -> Result<(u32, AnswerEvent), ApiError> {
     loop {
         match next(choices).await? {
             (_, AnswerEvent::Progress { .. }) => {}

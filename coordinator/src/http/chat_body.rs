@@ -1,8 +1,9 @@
-//! The body of a chat completion request as it is written: fields, their JSON types, bounded lists. What the values mean and
+//! The body of a request for a chat or text completion as it is written: fields, their JSON types, bounded lists. What the values mean and
 //! which are accepted is in `chat_request`.
 
 use serde::Deserialize;
 
+use super::completion_request::Prompts;
 use super::field::{Asked, Bounded, RawJson, TextOr};
 use super::logit_bias::LogitBias;
 use super::tools::ToolChoice;
@@ -17,11 +18,24 @@ pub(super) const MAX_PARTS: usize = 1024;
 /// Calls of tools in one message.
 pub(super) const MAX_TOOL_CALLS: usize = 128;
 
+/// `logprobs`: chats say whether, text completions how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "a boolean, or a number in a text completion")]
+pub(super) enum LogprobsField {
+    Wanted(bool),
+    Top(i64),
+}
+
 /// The body as it is written. `null` is the same as absent.
 #[derive(Deserialize)]
 pub(super) struct Body {
     pub model: Option<String>,
-    pub messages: Bounded<BodyMessage, MAX_MESSAGES>,
+    /// Of a chat.
+    pub messages: Option<Bounded<BodyMessage, MAX_MESSAGES>>,
+    /// Of a text completion, as are `suffix` and `echo`.
+    pub prompt: Option<Prompts>,
+    pub suffix: Option<String>,
+    pub echo: Option<bool>,
     pub stream: Option<bool>,
     pub stream_options: Option<StreamOptions>,
     pub max_tokens: Option<i64>,
@@ -44,7 +58,7 @@ pub(super) struct Body {
     pub dynatemp_exponent: Option<f64>,
     pub logit_bias: Option<LogitBias>,
     pub ignore_eos: Option<bool>,
-    pub logprobs: Option<bool>,
+    pub logprobs: Option<LogprobsField>,
     pub top_logprobs: Option<i64>,
     pub n: Option<i64>,
     pub best_of: Option<i64>,

@@ -32,7 +32,10 @@ impl Body {
     }
 
     fn take_messages(&mut self) -> Result<Vec<Message>, ApiError> {
-        let body = std::mem::take(&mut self.messages.0);
+        let body = self.messages.take();
+        let body = body
+            .ok_or_else(|| ApiError::invalid("`messages` is missing"))?
+            .0;
         check_arguments(&body)?;
         let messages = messages(body)?;
         check_end(&messages)?;

@@ -3,6 +3,7 @@
 use potluck_proto::{Logprobs, TokenLogprob};
 use serde::Serialize;
 
+use super::completion_reply::TextLogprobs;
 use crate::answer::Delta;
 use crate::text::{TokenId, Tokenizer};
 
@@ -40,6 +41,33 @@ impl ChoiceLogprobs {
             .map(|(&id, logprobs)| entry(id, logprobs, tokenizer))
             .collect();
         (!content.is_empty()).then_some(ChoiceLogprobs { content })
+    }
+
+    /// In the shape of text completions, for a piece that begins after so many characters of its answer.
+    pub(super) fn as_text(&self, mut n_chars: usize) -> TextLogprobs {
+        let top = |entry: &Entry| {
+            let top = entry.top_logprobs.iter();
+            top.map(|token| (token.token.clone(), token.logprob))
+                .collect()
+        };
+        let mut offset = |entry: &Entry| {
+            let before = n_chars;
+            // A control token has a name, but no text in the answer.
+            let is_text = entry.token.bytes.is_some();
+            n_chars += if is_text {
+                entry.token.token.chars().count()
+            } else {
+                0
+            };
+            before
+        };
+        let entries = self.content.iter();
+        TextLogprobs {
+            tokens: entries.clone().map(|e| e.token.token.clone()).collect(),
+            token_logprobs: entries.clone().map(|e| e.token.logprob).collect(),
+            top_logprobs: entries.clone().map(top).collect(),
+            text_offset: entries.map(&mut offset).collect(),
+        }
     }
 
     /// Puts those of the next piece behind these.

@@ -75,13 +75,9 @@ impl ReplyHead {
 
     /// The chunk with the counts, which has no choices.
     pub(super) fn accounts(&self, timings: &Timings) -> Chunk<'_> {
-        let accounts = Accounts {
-            usage: timings.into(),
-            timings: timings.into(),
-        };
         Chunk {
             choices: Vec::new(),
-            accounts: Some(accounts),
+            accounts: Some(timings.into()),
             ..self.empty_chunk()
         }
     }
@@ -108,10 +104,7 @@ impl ReplyHead {
             created: self.created,
             model: &self.model,
             choices: choices.collect(),
-            accounts: Accounts {
-                usage: timings.into(),
-                timings: timings.into(),
-            },
+            accounts: timings.into(),
         }
     }
 
@@ -216,8 +209,9 @@ struct ChunkDelta<'a> {
     said: Option<&'a Said>,
 }
 
+/// The counts and times of a reply.
 #[derive(Debug, Serialize)]
-struct Accounts {
+pub(super) struct Accounts {
     usage: Usage,
     timings: WireTimings,
 }
@@ -227,6 +221,15 @@ struct Usage {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u32,
+}
+
+impl From<&Timings> for Accounts {
+    fn from(timings: &Timings) -> Accounts {
+        Accounts {
+            usage: timings.into(),
+            timings: timings.into(),
+        }
+    }
 }
 
 impl From<&Timings> for Usage {

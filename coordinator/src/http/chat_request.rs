@@ -8,7 +8,9 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::body;
-use super::chat_body::{Body, BodyMessage, BodyPart, BodyToolCall, MAX_PARTS, MAX_STOPS};
+use super::chat_body::{
+    Body, BodyMessage, BodyPart, BodyToolCall, LogprobsField, MAX_PARTS, MAX_STOPS,
+};
 use super::error::ApiError;
 use super::field::{Asked, TextOr};
 use crate::answer::{AnswerRequest, Input};
@@ -39,24 +41,16 @@ impl ChatRequest {
     pub(super) fn parse(body: &[u8]) -> Result<ChatRequest, ApiError> {
         let mut body: Body = body::parse(body)?;
         body.refuse_what_is_not_offered()?;
-        let reply = body.reply();
-        let n = body.n()?;
-        let max_tokens = body.max_tokens()?;
-        let sampling = body.sampling()?;
-        let seed = body.seed()?;
-        let chat = body.take_chat()?;
-        let stop = stops(body.stop)?;
-        let question = AnswerRequest {
-            input: Input::Chat(chat),
-            max_tokens,
-            sampling,
-            biases: body.logit_bias.map_or_else(Vec::new, |bias| bias.0),
-            ignore_end: body.ignore_eos == Some(true),
-            seed,
-            stop,
-        };
+        let (reply, n) = (body.reply(), body.n()?);
+        let (model, chat) = (body.model.take(), body.take_chat()?);
+        if matches!(body.logprobs, Some(LogprobsField::Top(_))) {
+            return Err(ApiError::invalid(
+                "`logprobs` is a number; in a chat it is true or false, and `top_logprobs` the number",
+            ));
+        }
+        let question = body.into_question(Input::Chat(chat))?;
         Ok(ChatRequest {
-            model: body.model,
+            model,
             reply,
             n,
             question,
@@ -65,7 +59,20 @@ impl ChatRequest {
 }
 
 impl Body {
-    fn refuse_what_is_not_offered(&self) -> Result<(), ApiError> {
+    /// Everything but what is to be answered.
+    pub(super) fn into_question(self, input: Input) -> Result<AnswerRequest, ApiError> {
+        Ok(AnswerRequest {
+            input,
+            max_tokens: self.max_tokens()?,
+            sampling: self.sampling()?,
+            seed: self.seed()?,
+            biases: self.logit_bias.map_or_else(Vec::new, |bias| bias.0),
+            ignore_end: self.ignore_eos == Some(true),
+            stop: stops(self.stop)?,
+        })
+    }
+
+    pub(super) fn refuse_what_is_not_offered(&self) -> Result<(), ApiError> {
         let asked = [
             ("functions", self.functions),
             ("function_call", self.function_call),
@@ -88,7 +95,7 @@ impl Body {
         }
     }
 
-    fn reply(&self) -> Reply {
+    pub(super) fn reply(&self) -> Reply {
         let include_usage = self
             .stream_options
             .as_ref()
@@ -101,7 +108,7 @@ impl Body {
         }
     }
 
-    fn n(&self) -> Result<u32, ApiError> {
+    pub(super) fn n(&self) -> Result<u32, ApiError> {
         let n = ranged("n", self.n, &(1..=i64::from(MAX_CHOICES)))?;
         Ok(n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1))
     }

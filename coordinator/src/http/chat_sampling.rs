@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use potluck_proto::{Sampling, limits};
 
-use super::chat_body::Body;
+use super::chat_body::{Body, LogprobsField};
 use super::chat_request::ranged;
 use super::error::ApiError;
 
@@ -82,10 +82,14 @@ impl Body {
     /// How many likely tokens are told with each, if any log-probability is.
     fn top_logprobs(&self) -> Result<Option<u32>, ApiError> {
         let range = 0..=i64::from(limits::MAX_TOP_LOGPROBS);
+        if let Some(LogprobsField::Top(n)) = self.logprobs {
+            let n = ranged("logprobs", Some(n), &range)?;
+            return Ok(n.and_then(|n| u32::try_from(n).ok()));
+        }
         let n_top = ranged("top_logprobs", self.top_logprobs, &range)?;
         let n_top = n_top.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
         match self.logprobs {
-            Some(true) => Ok(Some(n_top)),
+            Some(LogprobsField::Wanted(true)) => Ok(Some(n_top)),
             _ if n_top > 0 => Err(ApiError::invalid(format!(
                 "`top_logprobs` is {n_top} but `logprobs` is not true; set it, or leave both out"
             ))),

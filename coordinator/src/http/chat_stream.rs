@@ -4,26 +4,20 @@
 //! the sequences. An error in the middle is one last event, for the status has long been sent.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::http::HeaderValue;
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
-use futures_util::stream::{self, Stream};
-use serde::Serialize;
+use axum::response::Response;
+use axum::response::sse::{Event, KeepAlive};
+use futures_util::stream;
 
 use super::chat_logprobs::ChoiceLogprobs;
 use super::chat_parts::{Said, Speaker};
 use super::chat_reply::ReplyHead;
 use super::error::ApiError;
 use super::request_log::RequestLog;
+use super::sse::{self, event};
 use crate::answer::{AnswerEvent, Choices, Delta, Timings};
 use crate::text::Tokenizer;
-
-/// How often a comment is sent while there is nothing to say. Proxies commonly give up after 60 seconds of silence.
-const PING_EVERY: Duration = Duration::from_secs(15);
 
 /// A reply on its way.
 pub(super) struct ChatStream {
@@ -67,22 +61,11 @@ impl ChatStream {
         if let Some((index, first)) = first {
             self.apply(index, first);
         }
-        let ping = KeepAlive::new().interval(PING_EVERY);
-        let mut response = Sse::new(self.into_events())
-            .keep_alive(ping)
-            .into_response();
-        // Asks a proxy in between not to collect events before it passes them on.
-        response
-            .headers_mut()
-            .insert("x-accel-buffering", HeaderValue::from_static("no"));
-        response
-    }
-
-    fn into_events(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        stream::unfold(self, |mut stream| async move {
+        let events = stream::unfold(self, |mut stream| async move {
             let event = stream.next().await?;
-            Some((Ok(event), stream))
-        })
+            Some((event, stream))
+        });
+        sse::response(events, KeepAlive::new())
     }
 
     async fn next(&mut self) -> Option<Event> {
@@ -136,11 +119,11 @@ impl ChatStream {
     }
 
     fn end_if_complete(&mut self) {
-        let n = self.choices.as_ref().map_or(0, Choices::n);
-        if self.timings.len() < n as usize {
+        let Some(choices) = &self.choices else { return };
+        if self.timings.len() < choices.n() as usize {
             return;
         }
-        let timings = Timings::together(&self.timings);
+        let timings = choices.timings(&self.timings);
         self.log.done(&timings);
         self.choices = None;
         if self.include_usage {
@@ -149,9 +132,4 @@ impl ChatStream {
         }
         self.ready.push_back(Event::default().data("[DONE]"));
     }
-}
-
-/// Our own shapes always become JSON; should one not, the event says nothing rather than something broken.
-fn event(data: &impl Serialize) -> Event {
-    Event::default().json_data(data).unwrap_or_default()
 }

@@ -155,6 +155,7 @@ impl From<AnswerError> for ApiError {
             AnswerError::NoChatTemplate { .. }
             | AnswerError::Stop(_)
             | AnswerError::Bias(_)
+            | AnswerError::NoSuchToken { .. }
             | AnswerError::Sampling(_) => ApiError::invalid(message),
             AnswerError::Template(error) => from_template(&error, message),
             AnswerError::Tokenizer(TokenizerError::TextTooLong { .. }) => {

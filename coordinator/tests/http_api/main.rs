@@ -11,6 +11,7 @@ mod begun;
 mod cancellation;
 mod choices;
 mod cluster;
+mod completions;
 mod failures;
 mod keys;
 mod logprobs;
