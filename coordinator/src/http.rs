@@ -1,12 +1,12 @@
-//! The HTTP API: OpenAI's completions, of chats and of text, and models, some of what llama.cpp's server offers beside them, health, and what the
-//! cluster looks like. `docs/api.md` is for those who use it.
+//! The HTTP API: OpenAI's completions, of chats and of text, and models, some of what llama.cpp's server offers beside them,
+//! health, metrics, and what the cluster looks like. `docs/api.md` is for those who use it.
 //!
 //! Everything in a request is hostile until `chat_request` has checked it; every refusal is an [`error::ApiError`], the one
 //! shape of errors. Answers come from [`crate::answer`]; what is known of the cluster comes in as a [`StatusReport`] that
 //! another part of the coordinator keeps up to date. Nothing here knows tokens, sequences or workers. The life of a request:
-//! `serve`, `guard`, `auth`, `chat`, `chat_request`, then `chat_stream` or `chat_reply` with `chat_parts`, and one log line from
-//! `request_log`.
-//! `opening` says under which conditions other machines may reach all this.
+//! `serve`, `guard`, `auth`, `chat`, `chat_request`, then `chat_stream` or `chat_reply` with `chat_parts`, and one log line and an
+//! entry of the metrics from `request_log`; a text completion goes by the `completion_` files instead. `opening` says under which
+//! conditions other machines may reach all this.
 
 mod apply_template;
 mod auth;
