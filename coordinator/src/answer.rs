@@ -102,8 +102,10 @@ pub struct Done {
 /// Why an answer is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended it, or a stop string came.
+    /// The model ended it.
     Stop,
+    /// A stop string came: its index in the request's `stop`.
+    StopString(usize),
     /// `max_tokens` or the context is used up.
     Length,
 }
@@ -272,6 +274,12 @@ impl Answerer {
     /// The prompt of a question as text.
     pub async fn render(&self, input: Input) -> Result<String, AnswerError> {
         self.prepare(move |model| prompt::text(model, input)).await
+    }
+
+    /// How many tokens the prompt of a question has.
+    pub async fn n_prompt(&self, input: Input) -> Result<usize, AnswerError> {
+        self.prepare(move |model| Ok(prompt::prompt(model, input)?.tokens.len()))
+            .await
     }
 
     /// What the engine is doing.

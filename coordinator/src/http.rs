@@ -1,12 +1,13 @@
-//! The HTTP API: OpenAI's completions, of chats and of text, and models, some of what llama.cpp's server offers beside them,
-//! health, metrics, and what the cluster looks like. `docs/api.md` is for those who use it.
+//! The HTTP API: OpenAI's completions, of chats and of text, and models, Anthropic's messages, some of what llama.cpp's server offers
+//! beside them, health, metrics, and what the cluster looks like. `docs/api.md` is for those who use it.
 //!
-//! Everything in a request is hostile until `chat_request` has checked it; every refusal is an [`error::ApiError`], the one
-//! shape of errors. Answers come from [`crate::answer`]; what is known of the cluster comes in as a [`StatusReport`] that
-//! another part of the coordinator keeps up to date. Nothing here knows tokens, sequences or workers. The life of a request:
+//! Everything in a request is hostile until `chat_request` or `messages_request` has checked it; every refusal is an
+//! [`error::ApiError`], which `messages_error` puts into Anthropic's shape on Anthropic's routes. Answers come from
+//! [`crate::answer`]; what is known of the cluster comes in as a [`StatusReport`] that another part of the coordinator keeps up to
+//! date. Nothing here knows tokens, sequences or workers. The life of a request:
 //! `serve`, `guard`, `auth`, `chat`, `chat_request`, then `chat_stream` or `chat_reply` with `chat_parts`, and one log line and an
-//! entry of the metrics from `request_log`; a text completion goes by the `completion_` files instead. `opening` says under which
-//! conditions other machines may reach all this.
+//! entry of the metrics from `request_log`; a text completion goes by the `completion_` files instead, a message of
+//! Anthropic's by the `messages_` files. `opening` says under which conditions other machines may reach all this.
 
 mod apply_template;
 mod auth;
@@ -29,6 +30,14 @@ mod error;
 mod field;
 mod guard;
 mod logit_bias;
+mod messages;
+mod messages_body;
+mod messages_error;
+mod messages_reply;
+mod messages_request;
+mod messages_stream;
+mod messages_tools;
+mod messages_turns;
 mod metrics;
 mod models;
 mod opening;
@@ -70,11 +79,13 @@ pub struct ApiState {
 }
 
 /// All routes of the API. Whatever is added here is behind the gate.
-fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 12] {
+fn routes() -> [(&'static str, MethodRouter<Arc<ApiState>>); 14] {
     [
         (auth::PUBLIC_PATH, get(cluster_view::health)),
         ("/v1/chat/completions", post(chat::completions)),
         ("/v1/completions", post(completions::completions)),
+        ("/v1/messages", post(messages::messages)),
+        ("/v1/messages/count_tokens", post(messages::count_tokens)),
         ("/v1/models", get(models::list)),
         ("/v1/models/{*id}", get(models::one)),
         ("/props", get(props::props)),
@@ -111,5 +122,6 @@ fn router(state: ApiState) -> Router {
             Arc::clone(&state),
             guard::no_foreign_pages,
         ))
+        .layer(middleware::from_fn(messages_error::in_anthropics_shape))
         .with_state(state)
 }

@@ -2,7 +2,7 @@
 //!
 //! A test reads as the story of what a user does. What it needs for that is here: the program (`binary`), one run of it
 //! (`process`), a coordinator and its workers (`cluster`), machines on a network of their own (`lan`, `machine`), a question over
-//! HTTP (`http`), the models (`models`), reference logits (`logits`), a machine that means harm (`attacker`) and a cluster that it
+//! HTTP (`http`), a client in Python (`python`), the models (`models`), reference logits (`logits`), a machine that means harm (`attacker`) and a cluster that it
 //! attacks (`siege`). Nothing here knows how potluck works inside; only `models` borrows its fetcher, `cluster` and `attacker` its
 //! keys, and the byte counts of a span are taken from the model file.
 //!
@@ -23,6 +23,7 @@ pub mod logits;
 pub mod machine;
 pub mod models;
 pub mod process;
+pub mod python;
 pub mod siege;
 pub mod transcript;
 

@@ -1,11 +1,8 @@
 //! OpenAI's own client for Python, unchanged, against a cluster of two workers.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use potluck_tests::binary::{crate_folder, test_data};
 use potluck_tests::cluster::Cluster;
 use potluck_tests::models::{SMOLLM2, model};
+use potluck_tests::python;
 use serde_json::Value;
 
 /// The client, and the version that was current when this was written.
@@ -20,7 +17,8 @@ fn openais_own_client_gets_what_it_expects() {
     let coordinator = cluster.serve(&model, 2, &["--context", &CONTEXT.to_string()]);
     let _workers = ["ann", "bob"].map(|name| cluster.worker(name, &[]));
     coordinator.ready(0);
-    let said = talk(&format!("http://{}/v1", coordinator.http.address));
+    let base_url = format!("http://{}/v1", coordinator.http.address);
+    let said = python::talk(CLIENT, "openai_chat.py", &[&base_url]);
 
     assert_eq!(said["models"].as_array().map(Vec::len), Some(1));
     assert_eq!(said["retrieved"], said["models"][0]);
@@ -143,62 +141,4 @@ fn string(value: &Value) -> &str {
     value
         .as_str()
         .unwrap_or_else(|| panic!("not a text: {value}"))
-}
-
-/// Runs the conversation and reads its report.
-fn talk(base_url: &str) -> Value {
-    let script = crate_folder().join("python").join("openai_chat.py");
-    let output = Command::new(python())
-        .arg(script)
-        .arg(base_url)
-        .output()
-        .expect("Python can be started");
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(output.status.success(), "the client failed:\n{err}");
-    serde_json::from_str(&out).unwrap_or_else(|error| panic!("not JSON ({error}): {out}\n{err}"))
-}
-
-/// A Python that has the client, made once and kept.
-fn python() -> PathBuf {
-    let folder = test_data().join("venv").join(CLIENT.replace("==", "-"));
-    let program = match cfg!(windows) {
-        true => folder.join("Scripts").join("python.exe"),
-        false => folder.join("bin").join("python"),
-    };
-    let complete = folder.join("complete");
-    if !complete.exists() {
-        let system = if cfg!(windows) { "python" } else { "python3" };
-        run(
-            Path::new(system),
-            &["-m", "venv", "--clear", &folder.display().to_string()],
-        );
-        run(
-            &program,
-            &[
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                CLIENT,
-            ],
-        );
-        std::fs::write(&complete, CLIENT).expect("a mark that it is complete");
-    }
-    program
-}
-
-fn run(program: &Path, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output();
-    let output =
-        output.unwrap_or_else(|err| panic!("{} cannot be started: {err}", program.display()));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{} {arguments:?} failed:\n{said}",
-        program.display()
-    );
 }

@@ -258,7 +258,7 @@ async fn stream(
                     write_out("\n")?;
                 }
                 let reason = match done.finish {
-                    Finish::Stop => "stop",
+                    Finish::Stop | Finish::StopString(_) => "stop",
                     Finish::Length => "length",
                 };
                 return Ok(Finished {

@@ -99,11 +99,11 @@ impl Answer {
         match self.writer.push(id, logprobs) {
             Written::Nothing => {}
             Written::Text(delta) => self.ready.push_back(AnswerEvent::Delta(delta)),
-            Written::Stopped(delta) => {
+            Written::Stopped(delta, index) => {
                 self.ready.extend(delta.map(AnswerEvent::Delta));
                 let timings = self.clock.timings();
                 self.end(AnswerEvent::Done(Done {
-                    finish: Finish::Stop,
+                    finish: Finish::StopString(index),
                     timings,
                 }));
             }

@@ -22,8 +22,8 @@ pub(super) enum Written {
     /// Its text is held back, or it has none.
     Nothing,
     Text(Delta),
-    /// A stop string is complete: the answer ends with this.
-    Stopped(Option<Delta>),
+    /// A stop string is complete: the answer ends with this. And which stop string.
+    Stopped(Option<Delta>, usize),
 }
 
 /// The text side of one answer.
@@ -65,8 +65,8 @@ impl AnswerWriter {
         };
         let decoded = self.decoder.push(bytes.unwrap_or_default());
         let emitted = self.stops.push(&decoded);
-        if emitted.stop.is_some() {
-            return Written::Stopped(self.delta(emitted.text));
+        if let Some(index) = emitted.stop {
+            return Written::Stopped(self.delta(emitted.text), index);
         }
         if emitted.text.is_empty() {
             return Written::Nothing;

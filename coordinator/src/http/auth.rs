@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use potluck_link::state_dir::{StateDir, StateError};
@@ -16,6 +16,8 @@ use crate::keys::{KeyFile, KeyFileError, KeyRefused, KeyWatch, LocalToken};
 
 /// The one path that needs no key: load balancers have none, and it says nothing but whether answers are to be had.
 pub(super) const PUBLIC_PATH: &str = "/health";
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The machine at the other end of a connection, an extension of every request.
 #[derive(Debug, Clone, Copy)]
@@ -85,10 +87,10 @@ impl Doorkeeper {
     }
 
     fn check(&self, headers: &HeaderMap, peer: Option<Peer>) -> Result<(), ApiError> {
-        let text = bearer(headers).ok_or_else(|| {
+        let text = sent_key(headers).ok_or_else(|| {
             ApiError::no_valid_key(
-                "this API needs a key, sent as `Authorization: Bearer KEY`; ask whoever runs this cluster for one (`potluck \
-                 keys add NAME`)",
+                "this API needs a key, sent as `Authorization: Bearer KEY` or `X-Api-Key: KEY`; ask whoever runs this cluster \
+                 for one (`potluck keys add NAME`)",
             )
         })?;
         let from_here = peer.is_some_and(|Peer(address)| is_local(address));
@@ -117,13 +119,26 @@ pub(super) async fn key_holders_only(
     }
 }
 
-/// What follows `Bearer`, in whatever case, in the one Authorization header. Of two headers nobody could say which counts.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (value, None) = (values.next()?, values.next()) else {
-        return None;
-    };
-    let (scheme, text) = value.to_str().ok()?.split_once(' ')?;
+/// OpenAI's clients send one header, Anthropic's the other. Where both are sent, Authorization counts.
+fn sent_key(headers: &HeaderMap) -> Option<&str> {
+    match headers.contains_key(header::AUTHORIZATION) {
+        true => bearer(the_one(headers, header::AUTHORIZATION)?),
+        false => the_one(headers, X_API_KEY),
+    }
+}
+
+/// The value of a header. Of two nobody could say which counts.
+fn the_one(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next()?, values.next()) {
+        (value, None) => value.to_str().ok(),
+        _ => None,
+    }
+}
+
+/// What follows `Bearer`, in whatever case.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, text) = value.split_once(' ')?;
     scheme
         .eq_ignore_ascii_case("bearer")
         .then_some(text.trim_matches(' '))

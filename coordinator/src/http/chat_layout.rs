@@ -38,7 +38,7 @@ impl Body {
             .0;
         check_arguments(&body)?;
         let messages = messages(body)?;
-        check_end(&messages)?;
+        check_end(&messages, messages.len() - 1)?;
         Ok(messages)
     }
 
@@ -94,13 +94,12 @@ fn check_arguments(messages: &[BodyMessage]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// One begun answer can be continued, not two.
-fn check_end(messages: &[Message]) -> Result<(), ApiError> {
+/// One begun answer can be continued, not two. `last` is the index of the last message in the request.
+pub(super) fn check_end(messages: &[Message], last: usize) -> Result<(), ApiError> {
     match messages {
-        [.., before, last] if last.is_begun_answer() && before.role == "assistant" => {
-            let index = messages.len() - 1;
+        [.., before, end] if end.is_begun_answer() && before.role == "assistant" => {
             Err(ApiError::invalid(format!(
-                "`messages[{index}]` is the second assistant message in a row at the end; the answer can continue one, so join them"
+                "`messages[{last}]` is the second assistant message in a row at the end; the answer can continue one, so join them"
             )))
         }
         _ => Ok(()),

@@ -83,9 +83,9 @@ impl Speaker {
     /// Why the answer is complete, in OpenAI's words.
     pub(super) fn reason(&self, finish: Finish) -> &'static str {
         match finish {
-            Finish::Stop if self.n_calls > 0 => "tool_calls",
-            Finish::Stop => "stop",
             Finish::Length => "length",
+            Finish::Stop | Finish::StopString(_) if self.n_calls > 0 => "tool_calls",
+            Finish::Stop | Finish::StopString(_) => "stop",
         }
     }
 
@@ -153,7 +153,7 @@ impl Speaker {
     fn whole_call(&mut self, call: Call) -> WholeCall {
         self.n_calls += 1;
         WholeCall {
-            id: call_id(self.parser.call_ids()),
+            id: call_id("call_", self.parser.call_ids()),
             kind: "function",
             function: WholeFunction {
                 name: call.name,
@@ -163,9 +163,10 @@ impl Speaker {
     }
 }
 
-fn call_id(ids: CallIds) -> String {
+/// A random id, with a prefix where the template takes any.
+pub(super) fn call_id(prefix: &str, ids: CallIds) -> String {
     match ids {
-        CallIds::Any => format!("call_{:016x}{:08x}", random_u64(), random_u64() >> 32),
+        CallIds::Any => format!("{prefix}{:016x}{:08x}", random_u64(), random_u64() >> 32),
         // Nine of 32 letters and digits: 45 bits.
         CallIds::Nine => {
             let bits = random_u64();

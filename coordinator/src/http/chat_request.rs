@@ -151,12 +151,17 @@ fn stops(stop: Option<TextOr<String, MAX_STOPS>>) -> Result<Vec<String>, ApiErro
         Some(TextOr::Text(stop)) => vec![stop],
         Some(TextOr::List(stops)) => stops,
     };
-    if stops.iter().any(String::is_empty) {
-        return Err(ApiError::invalid(
-            "`stop` has an empty string, which would end every answer; leave it out",
-        ));
-    }
+    check_stops("stop", &stops)?;
     Ok(stops)
+}
+
+pub(super) fn check_stops(field: &str, stops: &[String]) -> Result<(), ApiError> {
+    match stops.iter().any(String::is_empty) {
+        true => Err(ApiError::invalid(format!(
+            "`{field}` has an empty string, which would end every answer; leave it out"
+        ))),
+        false => Ok(()),
+    }
 }
 
 pub(super) fn messages(messages: Vec<BodyMessage>) -> Result<Vec<Message>, ApiError> {
@@ -185,7 +190,7 @@ fn checked(index: usize, message: BodyMessage) -> Result<Message, ApiError> {
     };
     let content = message
         .content
-        .map(|content| text_of(index, content))
+        .map(|content| text_of(&format!("messages[{index}].content"), content))
         .transpose()?;
     if content.is_none() && role != "assistant" {
         return Err(ApiError::invalid(format!(
@@ -205,7 +210,11 @@ fn checked(index: usize, message: BodyMessage) -> Result<Message, ApiError> {
     })
 }
 
-fn text_of(index: usize, content: TextOr<BodyPart, MAX_PARTS>) -> Result<String, ApiError> {
+/// The text of what the request has at `path`.
+pub(super) fn text_of(
+    path: &str,
+    content: TextOr<BodyPart, MAX_PARTS>,
+) -> Result<String, ApiError> {
     let parts = match content {
         TextOr::Text(text) => return Ok(text),
         TextOr::List(parts) => parts,
@@ -215,7 +224,7 @@ fn text_of(index: usize, content: TextOr<BodyPart, MAX_PARTS>) -> Result<String,
         if part.kind != "text" {
             let kind = part.kind;
             return Err(ApiError::invalid(format!(
-                "`messages[{index}].content[{at}].type` is '{kind}'; only 'text' is supported"
+                "`{path}[{at}].type` is '{kind}'; only 'text' is supported"
             )));
         }
         text.push_str(part.text.as_deref().unwrap_or_default());

@@ -98,7 +98,7 @@ impl Body {
     }
 }
 
-fn float(
+pub(super) fn float(
     field: &str,
     value: Option<f64>,
     range: RangeInclusive<f64>,

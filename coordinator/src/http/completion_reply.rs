@@ -112,7 +112,7 @@ impl TextHead {
 
 fn reason(finish: Finish) -> &'static str {
     match finish {
-        Finish::Stop => "stop",
+        Finish::Stop | Finish::StopString(_) => "stop",
         Finish::Length => "length",
     }
 }

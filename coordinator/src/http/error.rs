@@ -112,6 +112,10 @@ impl ApiError {
         self.kind
     }
 
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn body(&self) -> ErrorBody<'_> {
         ErrorBody { error: self }
     }
@@ -132,6 +136,7 @@ fn as_code<S: serde::Serializer>(code: &StatusCode, serializer: S) -> Result<S::
 }
 
 impl IntoResponse for ApiError {
+    /// The error itself is an extension of the response, for the routes that give it another shape.
     fn into_response(self) -> Response {
         let mut response = (self.code, Json(self.body())).into_response();
         let more = match self.kind {
@@ -144,6 +149,7 @@ impl IntoResponse for ApiError {
             _ => None,
         };
         response.headers_mut().extend(more);
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -93,6 +93,11 @@ pub(super) const MAX_VALUES: usize = 32 << 10;
 pub(super) struct RawJson(Box<RawValue>);
 
 impl RawJson {
+    /// As it is written.
+    pub(super) fn text(&self) -> &str {
+        self.0.get()
+    }
+
     /// The tree. Errors name the field.
     pub(super) fn read(&self, field: &str) -> Result<Json, ApiError> {
         let json = self.0.get();

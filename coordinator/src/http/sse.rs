@@ -31,3 +31,9 @@ pub(super) fn response(
 pub(super) fn event(data: &impl Serialize) -> Event {
     Event::default().json_data(data).unwrap_or_default()
 }
+
+/// As `event`, with a name in front.
+pub(super) fn named(name: &str, data: &impl Serialize) -> Event {
+    let event = Event::default().event(name).json_data(data);
+    event.unwrap_or_default()
+}

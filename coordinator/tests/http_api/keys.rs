@@ -162,6 +162,8 @@ async fn only_a_whole_valid_key_opens() {
         format!("Authorization: Bearer {bob}"),
         format!("authorization: bearer {ann}"),
         format!("AUTHORIZATION: BEARER   {ann}  "),
+        format!("X-Api-Key: {ann}"),
+        format!("X-Api-Key: none\r\nAuthorization: Bearer {ann}"),
     ];
     for header in good {
         let reply = request(&server, "GET", "/v1/models", &format!("{header}\r\n")).await;
@@ -185,7 +187,10 @@ async fn only_a_whole_valid_key_opens() {
         format!("Authorization: Bearer {}", ann.to_uppercase()),
         format!("Authorization: Bearer \u{e9}{ann}"),
         format!("Authorization: Bearer {}", "x".repeat(60_000)),
-        format!("X-Api-Key: {ann}"),
+        format!("X-Api-Key: Bearer {ann}"),
+        format!("X-Api-Key: {ann}\r\nX-Api-Key: {ann}"),
+        format!("X-Api-Key: {ann}\r\nAuthorization: Bearer none"),
+        format!("X-Api-Key: {ann}\r\nAuthorization: {ann}"),
         format!("Cookie: key={ann}"),
     ];
     for header in bad {

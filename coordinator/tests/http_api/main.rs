@@ -16,6 +16,8 @@ mod failures;
 mod keys;
 mod logprobs;
 mod logs;
+mod messages;
+mod messages_errors;
 mod metrics;
 mod opened;
 mod origins;

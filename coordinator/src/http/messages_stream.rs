@@ -1,0 +1,230 @@
+//! A streamed message: server-sent events with names, in an order that clients rely on. Each block begins, grows and ends before
+//! the next begins.
+//!
+//! The stream owns the answer, and the connection owns the stream, as in `chat_stream`.
+
+use std::collections::VecDeque;
+use std::mem::{Discriminant, discriminant};
+
+use axum::response::Response;
+use axum::response::sse::{Event, KeepAlive};
+use futures_util::stream;
+use serde::Serialize;
+
+use super::error::ApiError;
+use super::messages_error::ErrorBody;
+use super::messages_reply::{Block, Ending, Message, MessageHead, Usage};
+use super::request_log::RequestLog;
+use super::sse;
+use crate::answer::{AnswerEvent, Choices, Delta, Done};
+use crate::text::{ReplyParser, ReplyPiece};
+
+/// A message on its way.
+pub(super) struct MessageStream {
+    /// `None` after the end.
+    choices: Option<Choices>,
+    head: MessageHead,
+    blocks: Blocks,
+    log: RequestLog,
+    ready: VecDeque<Event>,
+}
+
+/// The blocks of a message as the text comes.
+struct Blocks {
+    parser: ReplyParser,
+    /// Of the block that is open, or would be next.
+    index: u32,
+    open: Option<Discriminant<Block>>,
+    calls: bool,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum StreamEvent<'a> {
+    MessageStart { message: Message<'a> },
+    ContentBlockStart { index: u32, content_block: Block },
+    ContentBlockDelta { index: u32, delta: BlockDelta },
+    ContentBlockStop { index: u32 },
+    MessageDelta { delta: Ending<'a>, usage: Usage },
+    MessageStop,
+    Ping,
+}
+
+/// What a block grows by.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum BlockDelta {
+    ThinkingDelta { thinking: String },
+    TextDelta { text: String },
+    InputJsonDelta { partial_json: String },
+}
+
+impl MessageStream {
+    pub(super) fn new(choices: Choices, head: MessageHead, log: RequestLog) -> MessageStream {
+        let message = head.opening();
+        MessageStream {
+            ready: VecDeque::from([StreamEvent::MessageStart { message }.named()]),
+            blocks: Blocks::new(choices.parser()),
+            choices: Some(choices),
+            head,
+            log,
+        }
+    }
+
+    /// The response that streams the answer, of which `first` has already been taken.
+    pub(super) fn response(mut self, first: Option<(u32, AnswerEvent)>) -> Response {
+        if let Some((_, first)) = first {
+            self.apply(first);
+        }
+        let events = stream::unfold(self, |mut stream| async move {
+            let event = stream.next().await?;
+            Some((event, stream))
+        });
+        sse::response(events, KeepAlive::new().event(StreamEvent::Ping.named()))
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            let (_, event) = self.choices.as_mut()?.next().await?;
+            self.apply(event);
+        }
+    }
+
+    fn apply(&mut self, answer_event: AnswerEvent) {
+        match answer_event {
+            AnswerEvent::Progress { .. } => {}
+            AnswerEvent::Delta(delta) => self.piece(&delta),
+            AnswerEvent::Done(done) => self.end(done),
+            AnswerEvent::Failed(error) => {
+                let error = ApiError::from(error);
+                self.log.failed(&error);
+                self.choices = None;
+                let event = sse::named("error", &ErrorBody::from(&error));
+                self.ready.push_back(event);
+            }
+        }
+    }
+
+    fn piece(&mut self, delta: &Delta) {
+        let n_predicted = self.choices.as_ref().map_or(0, Choices::n_predicted);
+        self.log.predicted(n_predicted);
+        let events = self.blocks.push(&delta.text);
+        self.ready.extend(events.iter().map(StreamEvent::named));
+    }
+
+    fn end(&mut self, done: Done) {
+        let mut events = self.blocks.finish();
+        events.push(StreamEvent::MessageDelta {
+            delta: self.head.ending(done.finish, self.blocks.calls),
+            usage: (&done.timings).into(),
+        });
+        events.push(StreamEvent::MessageStop);
+        self.ready.extend(events.iter().map(StreamEvent::named));
+        self.log.done(&done.timings);
+        self.choices = None;
+    }
+}
+
+impl Blocks {
+    fn new(parser: ReplyParser) -> Blocks {
+        Blocks {
+            parser,
+            index: 0,
+            open: None,
+            calls: false,
+        }
+    }
+
+    fn push<'a>(&mut self, text: &str) -> Vec<StreamEvent<'a>> {
+        let pieces = self.parser.push(text);
+        self.say(pieces)
+    }
+
+    /// What was held back until the end, and the end of the last block.
+    fn finish<'a>(&mut self) -> Vec<StreamEvent<'a>> {
+        let pieces = self.parser.finish();
+        let mut events = self.say(pieces);
+        events.extend(self.close());
+        events
+    }
+
+    fn say<'a>(&mut self, pieces: Vec<ReplyPiece>) -> Vec<StreamEvent<'a>> {
+        let mut events = Vec::new();
+        for piece in pieces {
+            let block = Block::of(piece, self.parser.call_ids());
+            let (is_call, kind) = (block.is_call(), discriminant(&block));
+            let (begun, delta) = begun_and_delta(block);
+            if is_call || self.open != Some(kind) {
+                events.extend(self.close());
+                events.push(StreamEvent::ContentBlockStart {
+                    index: self.index,
+                    content_block: begun,
+                });
+                self.open = Some(kind);
+            }
+            events.push(StreamEvent::ContentBlockDelta {
+                index: self.index,
+                delta,
+            });
+            self.calls |= is_call;
+        }
+        events
+    }
+
+    fn close<'a>(&mut self) -> Option<StreamEvent<'a>> {
+        self.open.take()?;
+        let index = self.index;
+        self.index += 1;
+        Some(StreamEvent::ContentBlockStop { index })
+    }
+}
+
+/// A block as it begins, and what makes it whole.
+fn begun_and_delta(block: Block) -> (Block, BlockDelta) {
+    match block {
+        Block::Thinking {
+            thinking,
+            signature,
+        } => {
+            let begun = Block::Thinking {
+                thinking: String::new(),
+                signature,
+            };
+            (begun, BlockDelta::ThinkingDelta { thinking })
+        }
+        Block::Text { text } => {
+            let begun = Block::Text {
+                text: String::new(),
+            };
+            (begun, BlockDelta::TextDelta { text })
+        }
+        Block::ToolUse { id, name, input } => {
+            let begun = Block::ToolUse {
+                id,
+                name,
+                input: "{}".to_owned(),
+            };
+            let partial_json = input;
+            (begun, BlockDelta::InputJsonDelta { partial_json })
+        }
+    }
+}
+
+impl StreamEvent<'_> {
+    /// The event with its type for a name.
+    fn named(&self) -> Event {
+        let name = match self {
+            StreamEvent::MessageStart { .. } => "message_start",
+            StreamEvent::ContentBlockStart { .. } => "content_block_start",
+            StreamEvent::ContentBlockDelta { .. } => "content_block_delta",
+            StreamEvent::ContentBlockStop { .. } => "content_block_stop",
+            StreamEvent::MessageDelta { .. } => "message_delta",
+            StreamEvent::MessageStop => "message_stop",
+            StreamEvent::Ping => "ping",
+        };
+        sse::named(name, self)
+    }
+}
