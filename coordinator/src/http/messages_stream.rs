@@ -52,11 +52,14 @@ enum StreamEvent<'a> {
 
 /// What a block grows by.
 #[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type")]
 enum BlockDelta {
-    ThinkingDelta { thinking: String },
-    TextDelta { text: String },
-    InputJsonDelta { partial_json: String },
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: String },
+    #[serde(rename = "text_delta")]
+    Text { text: String },
+    #[serde(rename = "input_json_delta")]
+    InputJson { partial_json: String },
 }
 
 impl MessageStream {
@@ -193,13 +196,13 @@ fn begun_and_delta(block: Block) -> (Block, BlockDelta) {
                 thinking: String::new(),
                 signature,
             };
-            (begun, BlockDelta::ThinkingDelta { thinking })
+            (begun, BlockDelta::Thinking { thinking })
         }
         Block::Text { text } => {
             let begun = Block::Text {
                 text: String::new(),
             };
-            (begun, BlockDelta::TextDelta { text })
+            (begun, BlockDelta::Text { text })
         }
         Block::ToolUse { id, name, input } => {
             let begun = Block::ToolUse {
@@ -208,7 +211,7 @@ fn begun_and_delta(block: Block) -> (Block, BlockDelta) {
                 input: "{}".to_owned(),
             };
             let partial_json = input;
-            (begun, BlockDelta::InputJsonDelta { partial_json })
+            (begun, BlockDelta::InputJson { partial_json })
         }
     }
 }
