@@ -260,15 +260,10 @@ impl Answerer {
             end_tokens: Arc::clone(&self.end_tokens),
         });
         let generation = generation.await?;
-        let tokenizer = Arc::clone(&self.model.tokenizer);
-        let reading = question.prompt.reading.clone();
-        let writer = writer::AnswerWriter::new(tokenizer, question.stops.clone(), &reading.marks());
-        Ok(Answer::new(
-            generation,
-            writer,
-            reading,
-            question.n_prompt(),
-        ))
+        let (tokenizer, stops) = (Arc::clone(&self.model.tokenizer), question.stops.clone());
+        let marks = question.prompt.reading.marks();
+        let writer = writer::AnswerWriter::new(tokenizer, stops, &marks);
+        Ok(Answer::new(generation, writer, question.n_prompt()))
     }
 
     /// The prompt of a question as text.

@@ -4,10 +4,10 @@
 //! Everything in a request is hostile until `chat_request` or `messages_request` has checked it; every refusal is an
 //! [`error::ApiError`], which `messages_error` puts into Anthropic's shape on Anthropic's routes. Answers come from
 //! [`crate::answer`]; what is known of the cluster comes in as a [`StatusReport`] that another part of the coordinator keeps up to
-//! date. Nothing here knows tokens, sequences or workers. The life of a request:
-//! `serve`, `guard`, `auth`, `chat`, `chat_request`, then `chat_stream` or `chat_reply` with `chat_parts`, and one log line and an
-//! entry of the metrics from `request_log`; a text completion goes by the `completion_` files instead, a message of
-//! Anthropic's by the `messages_` files. `opening` says under which conditions other machines may reach all this.
+//! date. Nothing here knows tokens, sequences or workers. The life of a request: `serve`, `guard`, `auth`, `chat`, `chat_request`,
+//! then `reply_stream` in the shape of `chat_stream`, or `reply_whole` and `chat_reply`, and one log line and an entry of the metrics
+//! from `request_log`; a text completion has its shapes in the `completion_` files, a message of Anthropic's in the `messages_`
+//! files. `opening` says under which conditions other machines may reach all this.
 
 mod apply_template;
 mod auth;
@@ -42,6 +42,8 @@ mod metrics;
 mod models;
 mod opening;
 mod props;
+mod reply_stream;
+mod reply_whole;
 mod request_log;
 mod serve;
 mod sse;

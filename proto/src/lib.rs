@@ -13,6 +13,7 @@ mod kv;
 pub mod limits;
 mod manifest;
 mod pairs;
+pub mod random;
 mod sampling;
 mod step;
 

@@ -1,5 +1,6 @@
-//! A linear layer: a weight matrix and, in some models, a bias; and the three that a feed-forward layer is made of.
+//! A linear layer: a weight matrix and, in some models, a bias; and those that a transformer layer is made of.
 
+use potluck_gguf::ModelShape;
 use potluck_kernels::{Kernels, WeightMatrix};
 
 use crate::load::{LoadError, Loader};
@@ -72,5 +73,46 @@ impl FeedForward {
             up: Linear::load(loader, &format!("{prefix}.ffn_up"), d_ff, d_model)?,
             down: Linear::load(loader, &format!("{prefix}.ffn_down"), d_model, d_ff)?,
         })
+    }
+}
+
+/// All that a transformer layer multiplies with.
+pub(crate) struct Projections {
+    /// Of queries, keys and values.
+    pub qkv: [Linear; 3],
+    pub attn_out: Linear,
+    pub ffn: FeedForward,
+}
+
+impl Projections {
+    /// Those of layer `i`. With `qkv_bias` the first three must have biases; without it they may.
+    pub fn load(
+        loader: &mut Loader<'_>,
+        shape: &ModelShape,
+        i: u32,
+        qkv_bias: bool,
+    ) -> Result<Projections, LoadError> {
+        let load_qkv = match qkv_bias {
+            true => Linear::load_with_bias,
+            false => Linear::load,
+        };
+        let (d_model, head_dim) = (shape.d_model, shape.head_dim);
+        let (q_width, kv_width) = (shape.n_heads * head_dim, shape.n_kv_heads * head_dim);
+        let prefix = format!("blk.{i}");
+        let name = |part: &str| format!("{prefix}.{part}");
+        Ok(Projections {
+            qkv: [
+                load_qkv(loader, &name("attn_q"), q_width, d_model)?,
+                load_qkv(loader, &name("attn_k"), kv_width, d_model)?,
+                load_qkv(loader, &name("attn_v"), kv_width, d_model)?,
+            ],
+            attn_out: Linear::load(loader, &name("attn_output"), d_model, q_width)?,
+            ffn: FeedForward::load(loader, &prefix, d_model, shape.d_ff)?,
+        })
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Linear> {
+        let FeedForward { gate, up, down } = &self.ffn;
+        self.qkv.iter().chain([&self.attn_out, gate, up, down])
     }
 }

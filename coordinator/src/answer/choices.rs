@@ -2,6 +2,8 @@
 
 use futures_util::stream::{self, BoxStream, SelectAll, StreamExt};
 
+use potluck_proto::random::{GOLDEN, mix};
+
 use super::{Answer, AnswerEvent, Timings};
 use crate::text::{Reading, ReplyParser};
 
@@ -79,15 +81,8 @@ fn numbered(index: u32, answer: Answer) -> BoxStream<'static, (u32, AnswerEvent)
 pub(super) fn seed_of(seed: u64, index: u32) -> u64 {
     match index {
         0 => seed,
-        _ => mix(seed.wrapping_add(u64::from(index).wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+        _ => mix(seed.wrapping_add(u64::from(index).wrapping_mul(GOLDEN))),
     }
-}
-
-/// The finalizer of SplitMix64, <https://doi.org/10.1145/2714064.2660195>: neighbouring numbers get unrelated ones.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

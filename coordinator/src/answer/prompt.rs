@@ -16,25 +16,30 @@ pub(super) struct Prompt {
     pub reading: Reading,
 }
 
-/// The prompt of a question. Control tokens that a user spells out stay text, in a chat and in plain text alike.
+impl Prompt {
+    /// One whose answer is text and nothing else.
+    fn plain(tokens: Vec<TokenId>) -> Prompt {
+        Prompt {
+            tokens,
+            reading: Reading::default(),
+        }
+    }
+}
+
+/// The prompt of a question. Control tokens that a user spells out in a chat stay text.
 pub(super) fn prompt(model: &ServedModel, input: Input) -> Result<Prompt, AnswerError> {
+    let encoded = |text: String, special| {
+        let tokenizer = &model.tokenizer;
+        Ok(Prompt::plain(tokenizer.encode(
+            &text,
+            special,
+            AddBos::ModelRule,
+        )?))
+    };
     match input {
-        Input::Raw(text) => Ok(Prompt {
-            tokens: model
-                .tokenizer
-                .encode(&text, Special::Text, AddBos::ModelRule)?,
-            reading: Reading::default(),
-        }),
-        Input::Spelled(text) => Ok(Prompt {
-            tokens: model
-                .tokenizer
-                .encode(&text, Special::Parse, AddBos::ModelRule)?,
-            reading: Reading::default(),
-        }),
-        Input::Tokens(tokens) => Ok(Prompt {
-            tokens: known(model, tokens)?,
-            reading: Reading::default(),
-        }),
+        Input::Raw(text) => encoded(text, Special::Text),
+        Input::Spelled(text) => encoded(text, Special::Parse),
+        Input::Tokens(tokens) => Ok(Prompt::plain(known(model, tokens)?)),
         Input::Chat(chat) => {
             let template = template(model)?;
             let mut reading = Reading {

@@ -8,14 +8,12 @@ use potluck_proto::Logprobs;
 use super::writer::{AnswerWriter, Written};
 use super::{AnswerError, AnswerEvent, Done, Finish, Timings};
 use crate::engine::{FinishReason, Finished, GenerateEvent, Generation};
-use crate::text::{Reading, ReplyParser};
 
 /// The events of one answer. Dropping it cancels the sequence.
 pub struct Answer {
     /// `None` once the answer has ended; what is still in `ready` comes after that.
     generation: Option<Generation>,
     writer: AnswerWriter,
-    reading: Reading,
     ready: VecDeque<AnswerEvent>,
     clock: Clock,
 }
@@ -29,12 +27,7 @@ struct Clock {
 }
 
 impl Answer {
-    pub(super) fn new(
-        generation: Generation,
-        writer: AnswerWriter,
-        reading: Reading,
-        n_prompt: u32,
-    ) -> Answer {
+    pub(super) fn new(generation: Generation, writer: AnswerWriter, n_prompt: u32) -> Answer {
         let clock = Clock {
             n_prompt,
             started: Instant::now(),
@@ -44,7 +37,6 @@ impl Answer {
         Answer {
             generation: Some(generation),
             writer,
-            reading,
             ready: VecDeque::new(),
             clock,
         }
@@ -53,16 +45,6 @@ impl Answer {
     /// Tokens of the prompt.
     pub fn n_prompt(&self) -> u32 {
         self.clock.n_prompt
-    }
-
-    /// Reads the answer's text: thoughts and calls are in it as the model writes them.
-    pub fn parser(&self) -> ReplyParser {
-        ReplyParser::new(self.reading.clone())
-    }
-
-    /// Tokens of the answer so far.
-    pub fn n_predicted(&self) -> u32 {
-        self.clock.n_tokens
     }
 
     /// The next event; `None` after `Done` or `Failed`. Nothing is lost when the future is dropped before it is ready.

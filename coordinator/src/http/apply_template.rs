@@ -6,9 +6,9 @@ use axum::Json;
 use axum::extract::{Request, State};
 use serde::Serialize;
 
-use super::chat::check_model;
 use super::chat_request::ChatRequest;
 use super::error::ApiError;
+use super::models::check_model;
 use super::{ApiState, body};
 
 #[derive(Serialize)]

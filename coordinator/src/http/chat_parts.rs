@@ -83,9 +83,8 @@ impl Speaker {
     /// Why the answer is complete, in OpenAI's words.
     pub(super) fn reason(&self, finish: Finish) -> &'static str {
         match finish {
-            Finish::Length => "length",
             Finish::Stop | Finish::StopString(_) if self.n_calls > 0 => "tool_calls",
-            Finish::Stop | Finish::StopString(_) => "stop",
+            finish => reason(finish),
         }
     }
 
@@ -160,6 +159,14 @@ impl Speaker {
                 arguments: call.arguments,
             },
         }
+    }
+}
+
+/// Why an answer without calls is complete, in OpenAI's words.
+pub(super) fn reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Length => "length",
+        Finish::Stop | Finish::StopString(_) => "stop",
     }
 }
 

@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::chat_logprobs::ChoiceLogprobs;
 use super::chat_parts::{ReplyMessage, Said, Speaker};
-use crate::answer::{Delta, Finish, Timings, random_u64};
-use crate::text::{ReplyParser, Tokenizer};
+use super::reply_whole::WholeAnswer;
+use crate::answer::{Timings, random_u64};
+use crate::text::ReplyParser;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What all parts of one reply have in common.
@@ -18,10 +19,11 @@ pub(super) struct ReplyHead {
 }
 
 impl ReplyHead {
-    pub(super) fn new(model: &str) -> ReplyHead {
+    /// With a random id that begins with `kind`.
+    pub(super) fn new(kind: &str, model: &str) -> ReplyHead {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         ReplyHead {
-            id: format!("chatcmpl-{:016x}{:016x}", random_u64(), random_u64()),
+            id: format!("{kind}-{:016x}{:016x}", random_u64(), random_u64()),
             created: now.map_or(0, |now| now.as_secs()),
             model: model.to_owned(),
         }
@@ -135,25 +137,6 @@ impl ReplyHead {
             model: &self.model,
             choices: Vec::new(),
             accounts: None,
-        }
-    }
-}
-
-/// One answer of a reply that is sent whole.
-#[derive(Debug, Clone, Default)]
-pub(super) struct WholeAnswer {
-    pub text: String,
-    /// If they were asked for.
-    pub logprobs: Option<ChoiceLogprobs>,
-    /// Set at its end.
-    pub finish: Option<Finish>,
-}
-
-impl WholeAnswer {
-    pub(super) fn append(&mut self, delta: &Delta, tokenizer: &Tokenizer) {
-        self.text.push_str(&delta.text);
-        if let Some(logprobs) = &mut self.logprobs {
-            logprobs.append(ChoiceLogprobs::of(delta, tokenizer));
         }
     }
 }

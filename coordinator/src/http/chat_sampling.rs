@@ -34,21 +34,29 @@ pub(super) fn default_sampling() -> Sampling {
     }
 }
 
+/// The options that every API has; the others as by default.
+pub(super) fn basic_sampling(
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    top_k: Option<i64>,
+) -> Result<Sampling, ApiError> {
+    let default = default_sampling();
+    let top_k = ranged("top_k", top_k, &(0..=i64::from(i32::MAX)))?;
+    Ok(Sampling {
+        temperature: float("temperature", temperature, 0.0..=2.0, default.temperature)?,
+        top_k: top_k
+            .and_then(|k| u32::try_from(k).ok())
+            .unwrap_or(default.top_k),
+        top_p: float("top_p", top_p, 0.0..=1.0, default.top_p)?,
+        ..default
+    })
+}
+
 impl Body {
     pub(super) fn sampling(&self) -> Result<Sampling, ApiError> {
-        let top_k = ranged("top_k", self.top_k, &(0..=i64::from(i32::MAX)))?;
+        let basics = basic_sampling(self.temperature, self.top_p, self.top_k)?;
         Ok(Sampling {
-            temperature: float(
-                "temperature",
-                self.temperature,
-                0.0..=2.0,
-                DEFAULT_TEMPERATURE,
-            )?,
-            top_k: top_k
-                .and_then(|k| u32::try_from(k).ok())
-                .unwrap_or(DEFAULT_TOP_K),
-            top_p: float("top_p", self.top_p, 0.0..=1.0, 1.0)?,
-            min_p: float("min_p", self.min_p, 0.0..=1.0, DEFAULT_MIN_P)?,
+            min_p: float("min_p", self.min_p, 0.0..=1.0, basics.min_p)?,
             repeat_penalty: float("repeat_penalty", self.repeat_penalty, 0.1..=10.0, 1.0)?,
             frequency_penalty: float("frequency_penalty", self.frequency_penalty, -2.0..=2.0, 0.0)?,
             presence_penalty: float("presence_penalty", self.presence_penalty, -2.0..=2.0, 0.0)?,
@@ -62,11 +70,11 @@ impl Body {
                 "xtc_threshold",
                 self.xtc_threshold,
                 0.0..=1.0,
-                DEFAULT_XTC_THRESHOLD,
+                basics.xtc_threshold,
             )?,
             dynatemp_range: float("dynatemp_range", self.dynatemp_range, 0.0..=2.0, 0.0)?,
             dynatemp_exponent: float("dynatemp_exponent", self.dynatemp_exponent, 0.0..=10.0, 1.0)?,
-            ..Sampling::greedy()
+            ..basics
         })
     }
 

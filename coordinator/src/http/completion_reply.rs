@@ -1,21 +1,13 @@
 //! The shapes of a text completion: whole, and the chunks of a streamed one.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::chat_reply::{Accounts, WholeAnswer};
-use crate::answer::{Finish, Timings, random_u64};
-
-/// What all parts of one reply have in common.
-#[derive(Debug, Clone)]
-pub(super) struct TextHead {
-    pub id: String,
-    /// Unix time in seconds.
-    created: u64,
-    model: String,
-}
+use super::chat_parts::reason;
+use super::chat_reply::{Accounts, ReplyHead};
+use super::reply_whole::WholeAnswer;
+use crate::answer::{Finish, Timings};
 
 /// A whole reply or a chunk of one: both have the same shape.
 #[derive(Serialize)]
@@ -47,18 +39,9 @@ pub(super) struct TextLogprobs {
     pub text_offset: Vec<usize>,
 }
 
-impl TextHead {
-    pub(super) fn new(model: &str) -> TextHead {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        TextHead {
-            id: format!("cmpl-{:016x}{:016x}", random_u64(), random_u64()),
-            created: now.map_or(0, |now| now.as_secs()),
-            model: model.to_owned(),
-        }
-    }
-
+impl ReplyHead {
     /// All answers at once.
-    pub(super) fn whole<'a>(
+    pub(super) fn whole_text<'a>(
         &'a self,
         answers: &'a [WholeAnswer],
         timings: &Timings,
@@ -69,11 +52,11 @@ impl TextHead {
             logprobs: answer.logprobs.as_ref().map(|logprobs| logprobs.as_text(0)),
             finish_reason: answer.finish.map(reason),
         });
-        self.completion(choices.collect(), Some(timings.into()))
+        self.text_completion(choices.collect(), Some(timings.into()))
     }
 
     /// A piece of an answer, or its end.
-    pub(super) fn piece<'a>(
+    pub(super) fn text_piece<'a>(
         &'a self,
         index: u32,
         text: &'a str,
@@ -86,15 +69,15 @@ impl TextHead {
             logprobs,
             finish_reason: finish.map(reason),
         };
-        self.completion(vec![choice], None)
+        self.text_completion(vec![choice], None)
     }
 
     /// The chunk with the counts, which has no choices.
-    pub(super) fn accounts(&self, timings: &Timings) -> TextCompletion<'_> {
-        self.completion(Vec::new(), Some(timings.into()))
+    pub(super) fn text_accounts(&self, timings: &Timings) -> TextCompletion<'_> {
+        self.text_completion(Vec::new(), Some(timings.into()))
     }
 
-    fn completion<'a>(
+    fn text_completion<'a>(
         &'a self,
         choices: Vec<TextChoice<'a>>,
         accounts: Option<Accounts>,
@@ -107,12 +90,5 @@ impl TextHead {
             choices,
             accounts,
         }
-    }
-}
-
-fn reason(finish: Finish) -> &'static str {
-    match finish {
-        Finish::Stop | Finish::StopString(_) => "stop",
-        Finish::Length => "length",
     }
 }

@@ -8,14 +8,14 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::chat::{FIRST_TEXT_WITHIN, check_model, collect, first_text};
-use super::chat_reply::WholeAnswer;
 use super::error::ApiError;
 use super::messages_reply::MessageHead;
 use super::messages_request::{CountRequest, MessagesRequest};
 use super::messages_stream::MessageStream;
+use super::models::check_model;
+use super::reply_whole::collect;
 use super::request_log::RequestLog;
-use super::{ApiState, body};
+use super::{ApiState, body, reply_stream};
 use crate::answer::Input;
 
 /// How long a prompt is.
@@ -27,13 +27,8 @@ pub(super) struct Count {
 pub(super) async fn messages(State(state): State<Arc<ApiState>>, request: Request) -> Response {
     let id = MessageHead::random_id();
     let mut log = RequestLog::start(id.clone(), &state.metrics);
-    match reply(&state, request, id, &mut log).await {
-        Ok(response) => response,
-        Err(error) => {
-            log.refused(&error);
-            error.into_response()
-        }
-    }
+    let reply = reply(&state, request, id, &mut log).await;
+    log.response(reply)
 }
 
 pub(super) async fn count_tokens(
@@ -66,13 +61,10 @@ async fn reply(
         n_prompt: choices.n_prompt(),
     };
     if request.stream {
-        let first = tokio::time::timeout(FIRST_TEXT_WITHIN, first_text(&mut choices)).await;
-        let first = first.ok().transpose()?;
-        return Ok(MessageStream::new(choices, head, log.take()).response(first));
+        let shape = MessageStream::new(&choices, head);
+        return reply_stream::response(choices, shape, log).await;
     }
-    let blank = WholeAnswer::default();
-    let (answers, timings) = collect(&mut choices, blank, &model.tokenizer, log).await?;
-    log.done(&timings);
+    let (answers, timings) = collect(&mut choices, false, &model.tokenizer, log).await?;
     let answer = answers.into_iter().next().unwrap_or_default();
     let whole = head.whole(&answer, choices.parser(), &timings);
     Ok(Json(whole).into_response())

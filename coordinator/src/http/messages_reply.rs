@@ -5,7 +5,7 @@ use serde::ser::{Error, Serializer};
 use serde_json::value::RawValue;
 
 use super::chat_parts::call_id;
-use super::chat_reply::WholeAnswer;
+use super::reply_whole::WholeAnswer;
 use crate::answer::{Finish, Timings, random_u64};
 use crate::text::{CallIds, ReplyParser, ReplyPiece};
 

@@ -2,11 +2,10 @@
 //! gives a question whose every value is within its range, or an error that names the field and the value. Fields that are not
 //! known, `metadata` and `cache_control` among them, are ignored.
 
-use potluck_proto::Sampling;
 use serde_json::{Map, Value as Json};
 
 use super::chat_request::{check_stops, ranged};
-use super::chat_sampling::{default_sampling, float};
+use super::chat_sampling::basic_sampling;
 use super::error::ApiError;
 use super::field::Asked;
 use super::messages_body::Body;
@@ -35,7 +34,8 @@ impl MessagesRequest {
         body.refuse_what_is_not_offered()?;
         let question = AnswerRequest {
             max_tokens: Some(body.max_tokens()?),
-            sampling: body.sampling()?,
+            // What is left open is as in a chat completion.
+            sampling: basic_sampling(body.temperature, body.top_p, body.top_k)?,
             biases: Vec::new(),
             ignore_end: false,
             seed: None,
@@ -83,25 +83,6 @@ impl Body {
         let max_tokens = max_tokens.and_then(|tokens| u32::try_from(tokens).ok());
         max_tokens.ok_or_else(|| {
             ApiError::invalid("`max_tokens` is missing; it must say how long the answer may become")
-        })
-    }
-
-    /// What is left open is as in a chat completion.
-    fn sampling(&self) -> Result<Sampling, ApiError> {
-        let default = default_sampling();
-        let top_k = ranged("top_k", self.top_k, &(0..=i64::from(i32::MAX)))?;
-        Ok(Sampling {
-            temperature: float(
-                "temperature",
-                self.temperature,
-                0.0..=2.0,
-                default.temperature,
-            )?,
-            top_p: float("top_p", self.top_p, 0.0..=1.0, default.top_p)?,
-            top_k: top_k
-                .and_then(|k| u32::try_from(k).ok())
-                .unwrap_or(default.top_k),
-            ..default
         })
     }
 

@@ -1,32 +1,23 @@
 //! A streamed message: server-sent events with names, in an order that clients rely on. Each block begins, grows and ends before
 //! the next begins.
-//!
-//! The stream owns the answer, and the connection owns the stream, as in `chat_stream`.
 
-use std::collections::VecDeque;
 use std::mem::{Discriminant, discriminant};
 
-use axum::response::Response;
 use axum::response::sse::{Event, KeepAlive};
-use futures_util::stream;
 use serde::Serialize;
 
 use super::error::ApiError;
 use super::messages_error::ErrorBody;
 use super::messages_reply::{Block, Ending, Message, MessageHead, Usage};
-use super::request_log::RequestLog;
+use super::reply_stream::Shape;
 use super::sse;
-use crate::answer::{AnswerEvent, Choices, Delta, Done};
+use crate::answer::{Choices, Delta, Done, Timings};
 use crate::text::{ReplyParser, ReplyPiece};
 
-/// A message on its way.
+/// The one answer of a request, as a message.
 pub(super) struct MessageStream {
-    /// `None` after the end.
-    choices: Option<Choices>,
     head: MessageHead,
     blocks: Blocks,
-    log: RequestLog,
-    ready: VecDeque<Event>,
 }
 
 /// The blocks of a message as the text comes.
@@ -63,71 +54,44 @@ enum BlockDelta {
 }
 
 impl MessageStream {
-    pub(super) fn new(choices: Choices, head: MessageHead, log: RequestLog) -> MessageStream {
-        let message = head.opening();
+    pub(super) fn new(choices: &Choices, head: MessageHead) -> MessageStream {
         MessageStream {
-            ready: VecDeque::from([StreamEvent::MessageStart { message }.named()]),
             blocks: Blocks::new(choices.parser()),
-            choices: Some(choices),
             head,
-            log,
         }
     }
+}
 
-    /// The response that streams the answer, of which `first` has already been taken.
-    pub(super) fn response(mut self, first: Option<(u32, AnswerEvent)>) -> Response {
-        if let Some((_, first)) = first {
-            self.apply(first);
-        }
-        let events = stream::unfold(self, |mut stream| async move {
-            let event = stream.next().await?;
-            Some((event, stream))
-        });
-        sse::response(events, KeepAlive::new().event(StreamEvent::Ping.named()))
+impl Shape for MessageStream {
+    fn opening(&mut self) -> Vec<Event> {
+        let message = self.head.opening();
+        vec![StreamEvent::MessageStart { message }.named()]
     }
 
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(event);
-            }
-            let (_, event) = self.choices.as_mut()?.next().await?;
-            self.apply(event);
-        }
-    }
-
-    fn apply(&mut self, answer_event: AnswerEvent) {
-        match answer_event {
-            AnswerEvent::Progress { .. } => {}
-            AnswerEvent::Delta(delta) => self.piece(&delta),
-            AnswerEvent::Done(done) => self.end(done),
-            AnswerEvent::Failed(error) => {
-                let error = ApiError::from(error);
-                self.log.failed(&error);
-                self.choices = None;
-                let event = sse::named("error", &ErrorBody::from(&error));
-                self.ready.push_back(event);
-            }
-        }
-    }
-
-    fn piece(&mut self, delta: &Delta) {
-        let n_predicted = self.choices.as_ref().map_or(0, Choices::n_predicted);
-        self.log.predicted(n_predicted);
+    fn piece(&mut self, _index: u32, delta: &Delta) -> Vec<Event> {
         let events = self.blocks.push(&delta.text);
-        self.ready.extend(events.iter().map(StreamEvent::named));
+        events.iter().map(StreamEvent::named).collect()
     }
 
-    fn end(&mut self, done: Done) {
+    fn closing(&mut self, _index: u32, done: &Done) -> Vec<Event> {
         let mut events = self.blocks.finish();
         events.push(StreamEvent::MessageDelta {
             delta: self.head.ending(done.finish, self.blocks.calls),
             usage: (&done.timings).into(),
         });
-        events.push(StreamEvent::MessageStop);
-        self.ready.extend(events.iter().map(StreamEvent::named));
-        self.log.done(&done.timings);
-        self.choices = None;
+        events.iter().map(StreamEvent::named).collect()
+    }
+
+    fn end(&mut self, _timings: &Timings) -> Vec<Event> {
+        vec![StreamEvent::MessageStop.named()]
+    }
+
+    fn error(&self, error: &ApiError) -> Event {
+        sse::named("error", &ErrorBody::from(error))
+    }
+
+    fn ping(&self) -> KeepAlive {
+        KeepAlive::new().event(StreamEvent::Ping.named())
     }
 }
 

@@ -68,3 +68,11 @@ pub(super) async fn one(
     }
     Ok(Json(model.into()))
 }
+
+/// A request may leave the model out, but not ask for another.
+pub(super) fn check_model(asked: Option<&str>, served: &str) -> Result<(), ApiError> {
+    match asked {
+        Some(asked) if asked != served => Err(ApiError::model_not_found(asked, served)),
+        _ => Ok(()),
+    }
+}

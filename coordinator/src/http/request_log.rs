@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use axum::response::{IntoResponse, Response};
+
 use super::error::ApiError;
 use super::metrics::{Metrics, Outcome, Times};
 use crate::answer::Timings;
@@ -64,8 +66,16 @@ impl RequestLog {
         self.predicted_ms = timings.predicted_ms;
     }
 
+    /// The response of a reply, or of the error in its place.
+    pub(super) fn response(&mut self, reply: Result<Response, ApiError>) -> Response {
+        reply.unwrap_or_else(|error| {
+            self.refused(&error);
+            error.into_response()
+        })
+    }
+
     /// The request got an error instead of an answer.
-    pub(super) fn refused(&mut self, error: &ApiError) {
+    fn refused(&mut self, error: &ApiError) {
         self.outcome = "refused";
         self.status = error.status().as_u16();
         self.error = format!("{:?}", error.kind());

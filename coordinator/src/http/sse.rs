@@ -37,3 +37,8 @@ pub(super) fn named(name: &str, data: &impl Serialize) -> Event {
     let event = Event::default().event(name).json_data(data);
     event.unwrap_or_default()
 }
+
+/// What OpenAI's streams end with.
+pub(super) fn done() -> Event {
+    Event::default().data("[DONE]")
+}

@@ -10,7 +10,7 @@ use potluck_kernels::{Activation, AttentionSpec, RopeTable};
 
 use super::rope;
 use crate::exec::{Exec, RopeStyle};
-use crate::linear::{FeedForward, Linear};
+use crate::linear::{Linear, Projections};
 use crate::load::{LoadError, Loader};
 
 /// Layers of a span.
@@ -26,17 +26,13 @@ pub(crate) struct Gemma3 {
 }
 
 struct Layer {
+    projections: Projections,
     is_sliding: bool,
     attn_norm: Vec<f32>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
     q_norm: Vec<f32>,
     k_norm: Vec<f32>,
-    attn_out: Linear,
     post_attn_norm: Vec<f32>,
     ffn_norm: Vec<f32>,
-    ffn: FeedForward,
     post_ffn_norm: Vec<f32>,
 }
 
@@ -59,13 +55,8 @@ impl Gemma3 {
     }
 
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.layers.iter().flat_map(|layer| {
-            let FeedForward { gate, up, down } = &layer.ffn;
-            let Layer {
-                q, k, v, attn_out, ..
-            } = layer;
-            [q, k, v, attn_out, gate, up, down]
-        })
+        let layers = self.layers.iter();
+        layers.flat_map(|layer| layer.projections.all())
     }
 
     pub fn apply(&self, index: usize, x: &mut [f32], exec: &mut Exec<'_>) {
@@ -74,7 +65,8 @@ impl Gemma3 {
             true => (&self.rope_local, self.window),
             false => (&self.rope, None),
         };
-        let qkv = [&layer.q, &layer.k, &layer.v];
+        let Projections { qkv, attn_out, ffn } = &layer.projections;
+        let qkv = qkv.each_ref();
         exec.norm(x, &layer.attn_norm, self.eps, &qkv);
         exec.project_qkv(qkv);
         exec.norm_heads(&layer.q_norm, &layer.k_norm, self.eps);
@@ -86,17 +78,12 @@ impl Gemma3 {
                 ..self.attention
             },
         );
-        exec.project_attention(&layer.attn_out, None);
+        exec.project_attention(attn_out, None);
         exec.norm_output(&layer.post_attn_norm, self.eps);
         exec.add_to(x);
 
-        exec.norm(
-            x,
-            &layer.ffn_norm,
-            self.eps,
-            &[&layer.ffn.gate, &layer.ffn.up],
-        );
-        exec.feed_forward(&layer.ffn, Activation::GeluTanh, None);
+        exec.norm(x, &layer.ffn_norm, self.eps, &[&ffn.gate, &ffn.up]);
+        exec.feed_forward(ffn, Activation::GeluTanh, None);
         exec.norm_output(&layer.post_ffn_norm, self.eps);
         exec.add_to(x);
     }
@@ -104,21 +91,16 @@ impl Gemma3 {
 
 impl Layer {
     fn load(loader: &mut Loader<'_>, shape: &ModelShape, i: u32) -> Result<Layer, LoadError> {
-        let (d_model, d_ff, head_dim) = (shape.d_model, shape.d_ff, shape.head_dim);
-        let (q_width, kv_width) = (shape.n_heads * head_dim, shape.n_kv_heads * head_dim);
+        let (d_model, head_dim) = (shape.d_model, shape.head_dim);
         let name = |part: &str| format!("blk.{i}.{part}");
         Ok(Layer {
+            projections: Projections::load(loader, shape, i, false)?,
             is_sliding: shape.is_sliding(i),
             attn_norm: loader.vector(&name("attn_norm.weight"), d_model)?,
-            q: Linear::load(loader, &name("attn_q"), q_width, d_model)?,
-            k: Linear::load(loader, &name("attn_k"), kv_width, d_model)?,
-            v: Linear::load(loader, &name("attn_v"), kv_width, d_model)?,
             q_norm: loader.vector(&name("attn_q_norm.weight"), head_dim)?,
             k_norm: loader.vector(&name("attn_k_norm.weight"), head_dim)?,
-            attn_out: Linear::load(loader, &name("attn_output"), d_model, q_width)?,
             post_attn_norm: loader.vector(&name("post_attention_norm.weight"), d_model)?,
             ffn_norm: loader.vector(&name("ffn_norm.weight"), d_model)?,
-            ffn: FeedForward::load(loader, &format!("blk.{i}"), d_model, d_ff)?,
             post_ffn_norm: loader.vector(&name("post_ffw_norm.weight"), d_model)?,
         })
     }

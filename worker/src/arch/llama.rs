@@ -12,7 +12,7 @@ use potluck_kernels::{Activation, AttentionSpec, RopeTable};
 
 use super::rope;
 use crate::exec::{Exec, RopeStyle};
-use crate::linear::{FeedForward, Linear};
+use crate::linear::{Linear, Projections};
 use crate::load::{LoadError, Loader};
 
 /// What sets models of this build apart.
@@ -39,13 +39,9 @@ pub(crate) struct Llama {
 }
 
 struct Layer {
+    projections: Projections,
     attn_norm: Vec<f32>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    attn_out: Linear,
     ffn_norm: Vec<f32>,
-    ffn: FeedForward,
 }
 
 impl Llama {
@@ -67,31 +63,22 @@ impl Llama {
     }
 
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.layers.iter().flat_map(|layer| {
-            let FeedForward { gate, up, down } = &layer.ffn;
-            let Layer {
-                q, k, v, attn_out, ..
-            } = layer;
-            [q, k, v, attn_out, gate, up, down]
-        })
+        let layers = self.layers.iter();
+        layers.flat_map(|layer| layer.projections.all())
     }
 
     pub fn apply(&self, index: usize, x: &mut [f32], exec: &mut Exec<'_>) {
         let layer = &self.layers[index];
-        let qkv = [&layer.q, &layer.k, &layer.v];
+        let Projections { qkv, attn_out, ffn } = &layer.projections;
+        let qkv = qkv.each_ref();
         exec.norm(x, &layer.attn_norm, self.eps, &qkv);
         exec.project_qkv(qkv);
         exec.rope(&self.rope, self.variant.rope);
         exec.attend(index, &self.attention);
-        exec.project_attention(&layer.attn_out, Some(x));
+        exec.project_attention(attn_out, Some(x));
 
-        exec.norm(
-            x,
-            &layer.ffn_norm,
-            self.eps,
-            &[&layer.ffn.gate, &layer.ffn.up],
-        );
-        exec.feed_forward(&layer.ffn, Activation::Silu, Some(x));
+        exec.norm(x, &layer.ffn_norm, self.eps, &[&ffn.gate, &ffn.up]);
+        exec.feed_forward(ffn, Activation::Silu, Some(x));
     }
 }
 
@@ -102,24 +89,12 @@ impl Layer {
         i: u32,
         variant: Variant,
     ) -> Result<Layer, LoadError> {
-        let load_qkv = match variant.qkv_bias {
-            true => Linear::load_with_bias,
-            false => Linear::load,
-        };
-        let (d_model, d_ff) = (shape.d_model, shape.d_ff);
-        let (q_width, kv_width) = (
-            shape.n_heads * shape.head_dim,
-            shape.n_kv_heads * shape.head_dim,
-        );
+        let d_model = shape.d_model;
         let name = |part: &str| format!("blk.{i}.{part}");
         Ok(Layer {
+            projections: Projections::load(loader, shape, i, variant.qkv_bias)?,
             attn_norm: loader.vector(&name("attn_norm.weight"), d_model)?,
-            q: load_qkv(loader, &name("attn_q"), q_width, d_model)?,
-            k: load_qkv(loader, &name("attn_k"), kv_width, d_model)?,
-            v: load_qkv(loader, &name("attn_v"), kv_width, d_model)?,
-            attn_out: Linear::load(loader, &name("attn_output"), d_model, q_width)?,
             ffn_norm: loader.vector(&name("ffn_norm.weight"), d_model)?,
-            ffn: FeedForward::load(loader, &format!("blk.{i}"), d_model, d_ff)?,
         })
     }
 }

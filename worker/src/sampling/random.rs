@@ -1,6 +1,6 @@
 //! Random numbers that are a function of the seed and the token's index: the same wherever and whenever they are needed.
 
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+use potluck_proto::random::{GOLDEN, mix};
 
 /// What a number decides. Each has a stream of its own.
 #[derive(Debug, Clone, Copy)]
@@ -11,17 +11,11 @@ pub(super) enum Purpose {
     Exclude = 2,
 }
 
-/// A number in [0, 1): two rounds of the SplitMix64 finalizer (<https://doi.org/10.1145/2714064.2660195>) over a counter.
+/// A number in [0, 1): two rounds of SplitMix64's finalizer over a counter.
 pub(super) fn uniform(seed: u64, index: u32, purpose: Purpose) -> f64 {
     let stream = mix(seed.wrapping_add(GOLDEN.wrapping_mul(purpose as u64)));
     let bits = mix(stream.wrapping_add(GOLDEN.wrapping_mul(u64::from(index) + 1)));
     (bits >> 11) as f64 / (1u64 << 53) as f64
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
