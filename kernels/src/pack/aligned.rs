@@ -1,6 +1,6 @@
-//! Where packed weights and the KV cache live: bytes that begin on a cache line, in large chunks of memory that the system is asked to back with
-//! huge pages. Streaming weights through pages of 4 KiB costs an address translation every 4 KiB: on a virtual machine with Zen 4 one
-//! core read 18 GB/s that way and 28 with huge pages. Small matrices are ordinary allocations.
+//! Where packed weights and the KV cache live: bytes that begin on a cache line, in large chunks of memory that the system is asked
+//! to back with huge pages. Streaming through pages of 4 KiB costs an address translation every 4 KiB: on a virtual machine with Zen 4
+//! one core read 18 GB/s of weights that way and 28 with huge pages. Small matrices are ordinary allocations.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
